@@ -1,0 +1,1 @@
+"""What things are and the mathematics of ranking: pure Python, no I/O, no grpc, no SQL."""

@@ -1,0 +1,115 @@
+"""Everything that can be set, in one frozen tree, read from the environment (`RECSVC_…`) once at start.
+
+`recsvc settings` prints the tree with its documentation and the values in force; secrets are masked. Nested settings
+are named with a double underscore: `RECSVC_POSTGRES__POOL_SIZE=20`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class PostgresSettings(BaseModel):
+    """The connection pool and how statements run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pool_min_size: int = Field(2, ge=1, description="Connections that each process keeps open.")
+    pool_size: int = Field(10, ge=1, description="Connections that each process opens at most.")
+    pool_timeout_s: float = Field(2.0, gt=0, description="How long a call waits for a free connection.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="How long one attempt to connect may take.")
+    statement_timeout_s: float = Field(10.0, gt=0, description="Longest run of one statement on the request path.")
+    bulk_statement_timeout_s: float = Field(600.0, gt=0, description="The same for imports, exports and training.")
+    prepare_statements: bool = Field(
+        True, description="Server-side prepared statements; switch off behind PgBouncer before 1.21."
+    )
+
+
+class CacheSettings(BaseModel):
+    """Redis and what is kept there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    timeout_s: float = Field(0.25, gt=0, description="Longest wait for one answer of Redis.")
+    pool_size: int = Field(64, ge=1, description="Connections to Redis that each process opens at most.")
+    list_ttl_s: float = Field(60.0, gt=0, description="Age at which a cached list is computed anew even if nothing changed.")
+    version_ttl_s: float = Field(86_400.0, gt=0, description="How long the version of a user's state is remembered.")
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which Redis is left alone.")
+    breaker_reset_s: float = Field(5.0, gt=0, description="Pause after which Redis is tried again.")
+
+
+class ServerSettings(BaseModel):
+    """The gRPC server and the plain HTTP port beside it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
+    port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
+    metrics_port: int = Field(8080, ge=0, le=65535, description="HTTP port of /metrics; 0 takes a free one.")
+    reflection: bool = Field(True, description="Server reflection, so that grpcurl needs no proto files.")
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest message that is accepted.")
+    max_concurrent_calls: int = Field(1000, ge=1, description="Calls in flight at once; more are refused.")
+    default_deadline_s: float = Field(10.0, gt=0, description="Deadline of a unary call that brings none.")
+    drain_s: float = Field(10.0, ge=0, description="How long calls in flight may go on after SIGTERM.")
+
+
+class AuthSettings(BaseModel):
+    """API keys: cost of the hash and life of the cache."""
+
+    model_config = ConfigDict(frozen=True)
+
+    argon2_time_cost: int = Field(2, ge=1, description="argon2id passes.")
+    argon2_memory_kib: int = Field(19_456, ge=8, description="argon2id memory (OWASP minimum: 19 MiB).")
+    argon2_parallelism: int = Field(1, ge=1, description="argon2id lanes.")
+    cache_ttl_s: float = Field(60.0, gt=0, description="How long a verified key is trusted without the database.")
+    cache_size: int = Field(10_000, ge=1, description="Verified keys remembered per process.")
+
+
+class EngineSettings(BaseModel):
+    """How many candidates are looked at, and how much of a user's history counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    history_items: int = Field(500, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
+    neighbor_history_items: int = Field(200, ge=1, description="Items of the history whose neighbours are looked up.")
+    candidates: int = Field(400, ge=10, description="Candidates that each source gives at least.")
+    shown_queue: int = Field(10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted.")
+
+
+class TrainingSettings(BaseModel):
+    """What training may use."""
+
+    model_config = ConfigDict(frozen=True)
+
+    dimension: int = Field(512, ge=2, le=4000, description="Length of item vectors at most; fewer for small catalogues.")
+    neighbors: int = Field(200, ge=1, description="Neighbours kept per item.")
+    exact_search_items: int = Field(5000, ge=0, description="Up to so many items, vectors are searched without an index.")
+    keep_models: int = Field(3, ge=1, description="Ready models kept per tenant for roll-back.")
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RECSVC_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL 16+ with pgvector 0.8+; without it the embedded one under data_dir is used."
+    )
+    redis_url: SecretStr | None = Field(None, description="Redis 6+; without it the embedded one is used.")
+    data_dir: Path = Field(Path(".data"), description="Home of the embedded servers' data.")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = Field("auto", description="json, console, or auto (console on a terminal).")
+    page_token_secret: SecretStr | None = Field(
+        None, description="Key that signs page tokens; without it one is made and kept in the database."
+    )
+    postgres: PostgresSettings = PostgresSettings()
+    cache: CacheSettings = CacheSettings()
+    server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    engine: EngineSettings = EngineSettings()
+    training: TrainingSettings = TrainingSettings()

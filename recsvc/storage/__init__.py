@@ -1,0 +1,1 @@
+"""PostgreSQL: pools, migrations, repositories, and the one place where a request becomes SQL."""

@@ -1,0 +1,182 @@
+"""The pool of connections and the transactions that run on it.
+
+Every request runs in a transaction that takes the role `recsvc_app` and names its tenant, so that row-level security
+stands behind the tenant predicate of each statement. Nothing is set outside a transaction, so PgBouncer in
+transaction mode may stand between. Failures of the connection become StorageUnavailable here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self
+
+import psycopg
+from pgvector.psycopg import register_vector_async
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
+from recsvc.domain.ids import TenantKey
+from recsvc.settings import PostgresSettings
+
+Connection = psycopg.AsyncConnection[DictRow]
+Query = sql.Composed | sql.SQL | bytes
+Params = Mapping[str, object]
+
+_ENTER_TENANT = (
+    b"SELECT set_config('role', 'recsvc_app', true), set_config('recsvc.tenant', %(tenant)s, true),"
+    b" set_config('statement_timeout', %(timeout_ms)s, true)"
+)
+_ENTER_SERVICE = b"SELECT set_config('statement_timeout', %(timeout_ms)s, true)"
+
+
+class Database:
+    """A pool to one PostgreSQL; an async context manager."""
+
+    def __init__(self, url: str, settings: PostgresSettings) -> None:
+        self._settings = settings
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            connection_class=psycopg.AsyncConnection[DictRow],
+            kwargs={
+                "autocommit": True,
+                "row_factory": dict_row,
+                "connect_timeout": max(2, round(settings.connect_timeout_s)),
+                "prepare_threshold": 3 if settings.prepare_statements else None,
+                "application_name": "recsvc",
+            },
+            min_size=min(settings.pool_min_size, settings.pool_size),
+            max_size=settings.pool_size,
+            timeout=settings.pool_timeout_s,
+            max_waiting=settings.pool_size * 50,
+            configure=_configure,
+            check=None,
+            open=False,
+            name="recsvc",
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the pool. Raises StorageUnavailable when no connection comes about in time."""
+        try:
+            await self._pool.open(wait=True, timeout=self._settings.connect_timeout_s * 3)
+        except PoolTimeout as error:
+            await self._pool.close()
+            raise StorageUnavailable from error
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close the pool; connections in use are given a moment to come back."""
+        await self._pool.close(timeout=5)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit, as the owner of the schema: for work that belongs to no tenant."""
+        with translated_errors():
+            async with self._pool.connection() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def service_transaction(self, *, timeout_s: float | None = None) -> AsyncIterator[Connection]:
+        """A transaction over all tenants, as the owner: authentication, projection, training, administration."""
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute(_ENTER_SERVICE, {"timeout_ms": self._timeout_ms(timeout_s)})
+            yield connection
+
+    @asynccontextmanager
+    async def tenant_transaction(
+        self, tenant_key: TenantKey, *, timeout_s: float | None = None, snapshot: bool = False
+    ) -> AsyncIterator[Connection]:
+        """A transaction for one tenant under row-level security.
+
+        snapshot: every statement sees the state at the first one (REPEATABLE READ), for exports.
+        """
+        async with self.connection() as connection, connection.transaction():
+            if snapshot:
+                await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            await connection.execute(
+                _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(timeout_s)}
+            )
+            yield connection
+
+    async def fetch_all(
+        self, tenant_key: TenantKey, query: str | sql.Composed, params: Params, *, setting: Query | None = None
+    ) -> list[DictRow]:
+        """Run one statement for a tenant in a single round trip: begin, enter, statement and commit go out together.
+
+        setting: one more statement before it (SET LOCAL of a planner or index option).
+        """
+        with translated_errors():
+            async with self._pool.connection() as connection:
+                async with connection.pipeline(), connection.transaction():
+                    await connection.execute(
+                        _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(None)}
+                    )
+                    if setting is not None:
+                        await connection.execute(setting)
+                    cursor = await connection.execute(_as_query(query), params, binary=True)
+                return await cursor.fetchall()
+
+    async def fetch_one(
+        self, tenant_key: TenantKey, query: str | sql.Composed, params: Params
+    ) -> DictRow | None:
+        """The first row of `fetch_all`, or None."""
+        rows = await self.fetch_all(tenant_key, query, params)
+        return rows[0] if rows else None
+
+    async def ping(self) -> None:
+        """Raise StorageUnavailable unless the database answers."""
+        async with self.connection() as connection:
+            await connection.execute(b"SELECT 1")
+
+    def pool_stats(self) -> dict[str, int]:
+        """Sizes and waits of the pool, for metrics."""
+        return dict(self._pool.get_stats())
+
+    def _timeout_ms(self, timeout_s: float | None) -> str:
+        return str(int((timeout_s or self._settings.statement_timeout_s) * 1000))
+
+
+async def execute(connection: Connection, query: str | sql.Composed, params: Params | None = None) -> Any:
+    """Run a statement of a .sql file on a connection; returns the cursor."""
+    return await connection.execute(_as_query(query), params)
+
+
+def _as_query(query: str | sql.Composed) -> sql.Composed | bytes:
+    return query.encode() if isinstance(query, str) else query
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    # On a database that was not migrated yet the types do not exist: migrations run on such connections.
+    try:
+        await register_vector_async(connection)
+    except psycopg.ProgrammingError:
+        return
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn failures to reach PostgreSQL, or to be answered in time, into the domain's errors."""
+    try:
+        yield
+    except (PoolTimeout, TooManyRequests, PoolClosed) as error:
+        raise StorageUnavailable from error
+    except psycopg.errors.QueryCanceled as error:
+        raise DeadlinePassed from error
+    except (
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.CannotConnectNow,
+        psycopg.errors.TooManyConnections,
+        psycopg.errors.DiskFull,
+        psycopg.errors.ReadOnlySqlTransaction,
+    ) as error:
+        raise StorageUnavailable from error
+    except psycopg.OperationalError as error:
+        # Without an SQLSTATE the connection itself failed; with one the statement did.
+        if error.sqlstate is None or error.sqlstate.startswith(("08", "57", "53")):
+            raise StorageUnavailable from error
+        raise
+    except (ConnectionError, asyncio.IncompleteReadError) as error:
+        raise StorageUnavailable from error
