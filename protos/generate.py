@@ -26,7 +26,16 @@ def generate(target: Path) -> None:
     """Write all stubs into `target`."""
     environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     with tempfile.TemporaryDirectory() as folder:
-        command = ["buf", "generate", "-o", folder, "--path", "protos/recsvc", "--path", "protos/third_party/buf"]
+        command = [
+            "buf",
+            "generate",
+            "-o",
+            folder,
+            "--path",
+            "protos/recsvc",
+            "--path",
+            "protos/third_party/buf",
+        ]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         for source, destination in PACKAGES.items():
             package = target / destination
@@ -51,7 +60,10 @@ def rewrite(source: str) -> str:
 def differences(left: Path, right: Path) -> list[str]:
     """Files that differ between two folders or stand in one only."""
     names = {
-        path.relative_to(base) for base in (left, right) for path in base.rglob("*.py*") if path.suffix in (".py", ".pyi")
+        path.relative_to(base)
+        for base in (left, right)
+        for path in base.rglob("*.py*")
+        if path.suffix in (".py", ".pyi")
     }
     return sorted(
         str(name)

@@ -25,7 +25,12 @@ def main() -> None:
         descriptors = out / "descriptors.bin"
         descriptors.write_bytes(FileDescriptorSet(file=request.proto_file).SerializeToString())
         status = protoc.main(
-            ["protoc", f"--descriptor_set_in={descriptors}", f"--grpc_python_out={out}", *request.file_to_generate]
+            [
+                "protoc",
+                f"--descriptor_set_in={descriptors}",
+                f"--grpc_python_out={out}",
+                *request.file_to_generate,
+            ]
         )
         if status != 0:
             response.error = f"grpc_tools.protoc ended with {status}"

@@ -35,7 +35,9 @@ class CacheSettings(BaseModel):
 
     timeout_s: float = Field(0.25, gt=0, description="Longest wait for one answer of Redis.")
     pool_size: int = Field(64, ge=1, description="Connections to Redis that each process opens at most.")
-    list_ttl_s: float = Field(60.0, gt=0, description="Age at which a cached list is computed anew even if nothing changed.")
+    list_ttl_s: float = Field(
+        60.0, gt=0, description="Age at which a cached list is computed anew even if nothing changed."
+    )
     version_ttl_s: float = Field(86_400.0, gt=0, description="How long the version of a user's state is remembered.")
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which Redis is left alone.")
     breaker_reset_s: float = Field(5.0, gt=0, description="Pause after which Redis is tried again.")
@@ -76,7 +78,9 @@ class EngineSettings(BaseModel):
     history_items: int = Field(500, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
     neighbor_history_items: int = Field(200, ge=1, description="Items of the history whose neighbours are looked up.")
     candidates: int = Field(400, ge=10, description="Candidates that each source gives at least.")
-    shown_queue: int = Field(10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted.")
+    shown_queue: int = Field(
+        10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
+    )
 
 
 class TrainingSettings(BaseModel):
@@ -84,21 +88,24 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    dimension: int = Field(512, ge=2, le=4000, description="Length of item vectors at most; fewer for small catalogues.")
+    dimension: int = Field(
+        512, ge=2, le=4000, description="Length of item vectors at most; fewer for small catalogues."
+    )
     neighbors: int = Field(200, ge=1, description="Neighbours kept per item.")
-    exact_search_items: int = Field(5000, ge=0, description="Up to so many items, vectors are searched without an index.")
+    exact_search_items: int = Field(
+        5000, ge=0, description="Up to so many items, vectors are searched without an index."
+    )
     keep_models: int = Field(3, ge=1, description="Ready models kept per tenant for roll-back.")
 
 
 class Settings(BaseSettings):
     """The whole tree."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="RECSVC_", env_nested_delimiter="__", frozen=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_prefix="RECSVC_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
     database_url: SecretStr | None = Field(
-        None, description="PostgreSQL 16+ with pgvector 0.8+; without it the embedded one under data_dir is used."
+        None,
+        description="PostgreSQL 16+ with pgvector 0.8+; without it the embedded one under data_dir is used.",
     )
     redis_url: SecretStr | None = Field(None, description="Redis 6+; without it the embedded one is used.")
     data_dir: Path = Field(Path(".data"), description="Home of the embedded servers' data.")

@@ -102,7 +102,12 @@ class Database:
             yield connection
 
     async def fetch_all(
-        self, tenant_key: TenantKey, query: str | sql.Composed, params: Params, *, setting: Query | None = None
+        self,
+        tenant_key: TenantKey,
+        query: str | sql.Composed,
+        params: Params,
+        *,
+        setting: Query | None = None,
     ) -> list[DictRow]:
         """Run one statement for a tenant in a single round trip: begin, enter, statement and commit go out together.
 
@@ -119,9 +124,7 @@ class Database:
                     cursor = await connection.execute(_as_query(query), params, binary=True)
                 return await cursor.fetchall()
 
-    async def fetch_one(
-        self, tenant_key: TenantKey, query: str | sql.Composed, params: Params
-    ) -> DictRow | None:
+    async def fetch_one(self, tenant_key: TenantKey, query: str | sql.Composed, params: Params) -> DictRow | None:
         """The first row of `fetch_all`, or None."""
         rows = await self.fetch_all(tenant_key, query, params)
         return rows[0] if rows else None

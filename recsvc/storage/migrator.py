@@ -68,7 +68,9 @@ async def migrate(url: str) -> list[Migration]:
             checksum = applied.get(migration.version)
             if checksum is not None:
                 if checksum != migration.checksum:
-                    raise MigrationError(f"migration {migration.version} ({migration.name}) differs from the one applied")
+                    raise MigrationError(
+                        f"migration {migration.version} ({migration.name}) differs from the one applied"
+                    )
                 continue
             async with connection.transaction():
                 await connection.execute(migration.script.encode())

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -52,4 +51,4 @@ def load(file: str) -> Mapping[str, str]:
 
 def compose(statement: str, **fragments: sql.Composable) -> sql.Composed:
     """Put SQL fragments (never values) into a statement's {placeholders}."""
-    return sql.SQL(cast("LiteralString", statement)).format(**fragments)
+    return sql.SQL(statement).format(**fragments)

@@ -1,0 +1,101 @@
+"""What the embedded servers have in common: under which account they run, where their sockets are, how a log ends.
+
+PostgreSQL refuses to run as root, so as root both servers run as `nobody`, and their folders belong to it. Sockets
+live in a short folder of their own, because a unix socket's path may not be longer than about 107 bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pwd
+import stat
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+_MAX_LOG_BYTES = 10 * 1024 * 1024
+
+
+class EmbeddedServerError(RuntimeError):
+    """Occurs when an embedded server cannot be started or stopped; the message ends with its log's last lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account that the servers run under: `nobody` for root, otherwise our own (uid None)."""
+
+    uid: int | None
+    gid: int | None
+
+    @classmethod
+    def current(cls) -> Account:
+        """The right account for this process."""
+        if os.geteuid() != 0:
+            return cls(None, None)
+        entry = pwd.getpwnam("nobody")
+        return cls(entry.pw_uid, entry.pw_gid)
+
+    def own(self, folder: Path) -> None:
+        """Make the folder if need be, private to the account, and let the account reach it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.uid is not None and self.gid is not None:
+            os.chown(folder, self.uid, self.gid)
+            self.let_reach(folder)
+        folder.chmod(0o700)
+
+    def let_reach(self, path: Path) -> None:
+        """As root, give others the search right (not the right to list) on the folders above `path`.
+
+        A clone in /root could not be served otherwise. Each change is logged.
+        """
+        if self.uid is None:
+            return
+        for parent in path.resolve().parents:
+            mode = parent.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                _log.warning("chmod o+x %s: the embedded servers run as nobody and must reach %s", parent, path)
+                parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+    def run(self, command: Sequence[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run a command under the account, in a session of its own so that a terminal's Ctrl-C does not reach it."""
+        # A daemon that the command leaves behind would keep a pipe open and block us, so output goes to a file.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            done = subprocess.run(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=self.uid,
+                group=self.gid,
+                extra_groups=[] if self.uid is not None else None,
+                cwd="/",
+                start_new_session=True,
+                timeout=timeout_s,
+                check=False,
+            )
+            output.seek(0)
+            return subprocess.CompletedProcess(command, done.returncode, output.read(), "")
+
+
+def socket_folder(data_dir: Path) -> Path:
+    """A short path that is the same for every process that uses `data_dir`."""
+    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
+    return Path("/tmp") / f"recsvc-{os.geteuid()}-{digest}"  # noqa: S108  (mode 0700, checked by Account.own)
+
+
+def trim_log(log: Path) -> None:
+    """Begin the log anew when it has grown past its bound; the old one stays beside it."""
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, for error messages."""
+    if not log.exists():
+        return "(no log)"
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
