@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from recsvc.domain.ids import TenantId, TenantKey
+from recsvc.domain.catalog import AttributeRule
+from recsvc.domain.ids import ModelKey, TenantId, TenantKey
 
 
 class Scope(StrEnum):
@@ -29,10 +30,10 @@ class Scope(StrEnum):
 class TenantSettings:
     """How a tenant is served, as the JSON of the proto `TenantSettings`.
 
-    document: the message in proto3 JSON; storage keeps it whole, the engine reads the typed parts below.
+    document: the message in proto3 JSON, as text: hashable, so that what is parsed from it can be remembered.
     """
 
-    document: Mapping[str, object] = field(default_factory=dict)
+    document: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,29 @@ class Tenant:
     settings: TenantSettings = field(default_factory=TenantSettings)
     create_time: datetime | None = None
     update_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingModel:
+    """What serving needs to know of the active model."""
+
+    model_key: ModelKey
+    model_id: str
+    dimension: int
+    shard: int
+    blend_weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantProfile:
+    """What every request needs of its tenant; `version` changes whenever anything that shapes its lists does."""
+
+    tenant_key: TenantKey
+    tenant_id: TenantId
+    version: int
+    settings: TenantSettings
+    attribute_schema: tuple[AttributeRule, ...]
+    model: ServingModel | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from recsvc.embedded.process import Account, EmbeddedServerError, socket_folder, tail, trim_log
 
@@ -51,41 +54,20 @@ class EmbeddedPostgres:
         return f"postgresql://{_SUPERUSER}@/{_DATABASE}?host={self._sockets}"
 
     def is_running(self) -> bool:
-        """Whether it answers."""
-        try:
-            self._connect(_DATABASE).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        """Whether it takes connections. Asked by a ping, which needs neither a free connection nor our database."""
+        return pq.PGconn.ping(self._maintenance_conninfo.encode()) == pq.Ping.OK
 
     def pid(self) -> int | None:
-        """Process id of the postmaster, if one is recorded."""
-        try:
-            return int((self._cluster / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0])
-        except FileNotFoundError:
-            return None
+        """Process id of the postmaster, if it lives."""
+        recorded = self._recorded_pid()
+        return recorded if recorded is not None and self._is_postmaster(recorded) else None
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Start it unless it runs; after a crash this replays the log. Raises EmbeddedServerError."""
-        if self.is_running():
-            return
-        self._account.own(self._sockets)
-        self._account.let_reach(_binary("postgres"))
-        if not (self._cluster / "PG_VERSION").exists():
-            self._initialise()
-        trim_log(self._log)
-        self._own_log()
-        arguments = " ".join(f"-c {name}='{value}'" for name, value in self._options.items())
-        command = [
-            str(_binary("pg_ctl")), "start", "-D", str(self._cluster), "-l", str(self._log), "-w",
-            "-t", str(int(timeout_s)), "-o", f"{arguments} -k {self._sockets}",
-        ]  # fmt: skip
-        deadline = time.monotonic() + timeout_s
-        # After kill -9 of the postmaster its children need a moment to let go of the shared memory.
-        while (done := self._account.run(command, timeout_s=timeout_s + 5)).returncode != 0:
-            if time.monotonic() > deadline - timeout_s / 2:
-                raise EmbeddedServerError(f"PostgreSQL does not start: {done.stdout}\n{tail(self._log)}")
-            time.sleep(0.5)
+        self._account.own_sockets(self._sockets)
+        if not self.is_running():
+            self._launch(timeout_s)
+        # Also when it ran already: who started it may have been killed before making the database.
         self._create_database()
 
     def stop(self, timeout_s: float = 30.0) -> None:
@@ -98,6 +80,48 @@ class EmbeddedPostgres:
         done = self._account.run(command, timeout_s=timeout_s + 5)
         if done.returncode != 0 and self.is_running():
             raise EmbeddedServerError(f"PostgreSQL does not stop: {done.stdout}\n{tail(self._log)}")
+
+    def _launch(self, timeout_s: float) -> None:
+        self._account.let_reach(_binary("postgres"))
+        if not (self._cluster / "PG_VERSION").exists():
+            self._initialise()
+        self._drop_misleading_pid_file()
+        trim_log(self._log)
+        self._own_log()
+        arguments = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in self._options.items())
+        command = [
+            str(_binary("pg_ctl")), "start", "-D", str(self._cluster), "-l", str(self._log), "-w",
+            "-t", str(int(timeout_s)), "-o", f"{arguments} -k {self._sockets}",
+        ]  # fmt: skip
+        deadline = time.monotonic() + timeout_s
+        # After kill -9 of the postmaster its children need a moment to let go of the shared memory; and one that
+        # another process was starting when it was killed may be ready only now.
+        while (done := self._account.run(command, timeout_s=timeout_s + 5)).returncode != 0 and not self.is_running():
+            if time.monotonic() > deadline - timeout_s / 2:
+                raise EmbeddedServerError(f"PostgreSQL does not start: {done.stdout}\n{tail(self._log)}")
+            time.sleep(0.5)
+
+    def _recorded_pid(self) -> int | None:
+        try:
+            first = (self._cluster / "postmaster.pid").read_text(encoding="utf-8").split("\n", 1)[0].strip()
+        except FileNotFoundError:
+            return None
+        return int(first) if first.isdigit() else None  # a power cut may leave it empty
+
+    def _is_postmaster(self, pid: int) -> bool:
+        """Whether the process is the postmaster of this cluster, not one that got a dead postmaster's number."""
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return not Path("/proc/self").exists()  # where there is no /proc, the file has to be believed
+        return os.fsencode(self._cluster) in arguments
+
+    def _drop_misleading_pid_file(self) -> None:
+        # PostgreSQL refuses to start when the number in the file is in use, as it often is after a container's restart,
+        # and when the file is empty. A number that is not in use it deals with itself, and better.
+        recorded = self._recorded_pid()
+        if recorded is None or (Path(f"/proc/{recorded}").exists() and not self._is_postmaster(recorded)):
+            (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _initialise(self) -> None:
         # A half-made cluster of a killed initdb is of no use: PG_VERSION is among the first files, so make it aside.
@@ -119,16 +143,17 @@ class EmbeddedPostgres:
             os.chown(self._log, self._account.uid, self._account.gid)
 
     def _create_database(self) -> None:
-        with self._connect("postgres") as connection:
-            connection.autocommit = True
-            found = connection.execute(b"SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE]).fetchone()
-            if found is None:
-                connection.execute(b"CREATE DATABASE recsvc")
+        try:
+            with psycopg.connect(self._maintenance_conninfo, autocommit=True) as connection:
+                found = connection.execute(b"SELECT 1 FROM pg_database WHERE datname = %s", [_DATABASE]).fetchone()
+                if found is None:
+                    connection.execute(b"CREATE DATABASE recsvc")
+        except psycopg.Error as error:
+            raise EmbeddedServerError(f"PostgreSQL runs, but: {error}\n{tail(self._log)}") from error
 
-    def _connect(self, database: str) -> psycopg.Connection:
-        return psycopg.connect(
-            host=str(self._sockets), user=_SUPERUSER, dbname=database, connect_timeout=5, autocommit=True
-        )
+    @property
+    def _maintenance_conninfo(self) -> str:
+        return make_conninfo(host=str(self._sockets), user=_SUPERUSER, dbname="postgres", connect_timeout=5)
 
 
 def _binary(name: str) -> Path:

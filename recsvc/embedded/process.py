@@ -14,6 +14,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,18 @@ class Account:
             os.chown(folder, self.uid, self.gid)
             self.let_reach(folder)
         folder.chmod(0o700)
+
+    def own_sockets(self, folder: Path) -> None:
+        """`own` for a folder in /tmp, where anybody may have put something under that name before us.
+
+        A link there would make root hand over the folder it points to; a stranger's folder may hold a false server.
+        """
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), self.uid):
+            raise EmbeddedServerError(f"the socket folder {folder} is not ours: remove it")
+        self.own(folder)
 
     def let_reach(self, path: Path) -> None:
         """As root, give others the search right (not the right to list) on the folders above `path`.
@@ -85,7 +98,7 @@ class Account:
 def socket_folder(data_dir: Path) -> Path:
     """A short path that is the same for every process that uses `data_dir`."""
     digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:12]
-    return Path("/tmp") / f"recsvc-{os.geteuid()}-{digest}"  # noqa: S108  (mode 0700, checked by Account.own)
+    return Path("/tmp") / f"recsvc-{os.geteuid()}-{digest}"  # noqa: S108  (its owner is checked by Account.own_sockets)
 
 
 def trim_log(log: Path) -> None:

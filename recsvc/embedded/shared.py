@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -40,11 +41,10 @@ async def embedded_servers(
     Raises EmbeddedServerError when a server does not start; its message holds the end of the server's log.
     """
     membership = _Membership(data_dir, postgres_options)
-    urls = await asyncio.to_thread(membership.join)
     try:
-        yield urls
+        yield await asyncio.to_thread(membership.join)
     finally:
-        # Leaving must happen even when we are being cancelled.
+        # Leaving must happen even when we are being cancelled, and when that occurs while the thread still joins.
         await asyncio.shield(asyncio.to_thread(membership.leave))
 
 
@@ -60,28 +60,43 @@ class _Membership:
         self._postgres = EmbeddedPostgres(data_dir, postgres_options)
         self._redis = EmbeddedRedis(data_dir)
         self._users: int | None = None
+        # A cancelled join goes on in its thread; leaving waits for it, or keeps it from beginning.
+        self._turn = threading.Lock()
+        self._has_left = False
 
     def join(self) -> EmbeddedUrls:
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        with self._door():
-            self._postgres.start()
-            self._redis.start()
-            self._users = os.open(self._data_dir / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._users, fcntl.LOCK_SH)
+        with self._turn:
+            if self._has_left:
+                raise EmbeddedServerError("left before it had joined")
+            self._data_dir.mkdir(parents=True, exist_ok=True)
+            with self._door():
+                self._start()
         return EmbeddedUrls(self._postgres.url, self._redis.url)
 
     def leave(self) -> None:
-        if self._users is not None:
-            with self._door():
-                os.close(self._users)
-                self._users = None
-                self._stop_without_users()
+        with self._turn:
+            self._has_left = True
+            if self._users is not None:
+                with self._door():
+                    os.close(self._users)
+                    self._users = None
+                    self._stop_without_users()
 
     def stop_if_unused(self) -> bool:
         if not self._data_dir.exists():
             return True
         with self._door():
             return self._stop_without_users()
+
+    def _start(self) -> None:
+        self._postgres.start()
+        try:
+            self._redis.start()
+        except Exception:
+            self._stop_without_users()
+            raise
+        self._users = os.open(self._data_dir / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._users, fcntl.LOCK_SH)
 
     def _stop_without_users(self) -> bool:
         users = os.open(self._data_dir / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

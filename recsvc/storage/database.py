@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import psycopg
@@ -133,6 +134,25 @@ class Database:
         """Raise StorageUnavailable unless the database answers."""
         async with self.connection() as connection:
             await connection.execute(b"SELECT 1")
+
+    @staticmethod
+    async def snapshot_time(connection: Connection, longest_transaction_s: float) -> datetime:
+        """A moment such that whatever a snapshot misses was written after it.
+
+        Rows carry the start of the transaction that wrote them; one that is still open may have begun as long ago as
+        a transaction may last. An export from here on repeats a little rather than miss something.
+        """
+        cursor = await connection.execute(
+            b"SELECT now() - make_interval(secs => %s) AS snapshot_time", [longest_transaction_s]
+        )
+        row = await cursor.fetchone()
+        moment: datetime = row["snapshot_time"] if row else datetime.now(UTC)
+        return moment
+
+    async def analyze(self) -> None:
+        """Refresh the planner's statistics after much was loaded."""
+        async with self.connection() as connection:
+            await connection.execute(b"ANALYZE")
 
     def pool_stats(self) -> dict[str, int]:
         """Sizes and waits of the pool, for metrics."""

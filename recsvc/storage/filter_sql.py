@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import LiteralString
 
 from psycopg import sql
@@ -132,11 +133,13 @@ class _Compiler:
         found = self._attribute(field_)
         if isinstance(value, bool):
             return self._known(sql.SQL("{} {} to_jsonb({}::boolean)").format(found, sign, self._bind(value)))
-        # CASE guards the cast: PostgreSQL evaluates it only for values of the right type.
         if isinstance(value, float):
-            return sql.SQL(
-                "(CASE WHEN jsonb_typeof({0}) = 'number' THEN ({0} #>> '{{}}')::float8 {1} {2} ELSE false END)"
-            ).format(found, sign, self._bind(value))
+            # As jsonb, because a cast to float8 would fail for a stored 1e400.
+            return self._known(
+                sql.SQL("jsonb_typeof({0}) = 'number' AND {0} {1} to_jsonb({2}::numeric)").format(
+                    found, sign, self._bind(_exact(value))
+                )
+            )
         return sql.SQL(
             "(CASE WHEN jsonb_typeof({0}) = 'string' THEN ({0} #>> '{{}}') COLLATE \"C\" {1} {2} ELSE false END)"
         ).format(found, sign, self._bind(value))
@@ -154,11 +157,9 @@ class _Compiler:
         if field_.type is not FieldType.DYNAMIC:
             return self._compare(field_, Operator.EQ, value)
         found = self._attribute(field_)
-        cast_to: LiteralString = (
-            "boolean" if isinstance(value, bool) else "float8" if isinstance(value, float) else "text"
-        )
+        wanted, cast_to = _json_scalar(value)
         # An array contains a scalar by @>; a scalar contains itself; an object contains neither.
-        return self._known(sql.SQL("{} @> to_jsonb({}::{})").format(found, self._bind(value), sql.SQL(cast_to)))
+        return self._known(sql.SQL("{} @> to_jsonb({}::{})").format(found, self._bind(wanted), sql.SQL(cast_to)))
 
     def _present(self, field_: Field) -> sql.Composable:
         if field_.type is FieldType.DYNAMIC:
@@ -172,8 +173,9 @@ class _Compiler:
         return sql.SQL(self._columns[field_.name])
 
     def _attribute(self, field_: Field) -> sql.Composable:
-        column = sql.SQL(self._columns[field_.name])
-        return sql.SQL("({} #> {}::text[])").format(column, self._bind(list(field_.path)))
+        # Not #>, which takes the key "0" for the first element of a list.
+        keys = (sql.SQL("{}::text").format(self._bind(key)) for key in field_.path)
+        return sql.SQL("({})").format(sql.SQL(" -> ").join([self._column(field_), *keys]))
 
     def _bind(self, value: object) -> sql.Placeholder:
         name = f"{self._prefix}_{len(self.params)}"
@@ -188,3 +190,18 @@ class _Compiler:
 
     def _known(self, condition: sql.Composable) -> sql.Composable:
         return sql.SQL("(({}) IS TRUE)" if self._negations else "({})").format(condition)
+
+
+def _json_scalar(value: Value) -> tuple[object, LiteralString]:
+    match value:
+        case bool():
+            return value, "boolean"
+        case float():
+            return _exact(value), "numeric"
+        case _:
+            return value, "text"
+
+
+def _exact(number: float) -> Decimal:
+    # With the very digits that `json` writes when it stores the number.
+    return Decimal(repr(number))

@@ -38,7 +38,8 @@ def after_clause(
         conditions = [
             _equals(_column(before, columns), index, last[index]) for index, before in enumerate(orders[:position])
         ]
-        beyond = _beyond(_column(order, columns), position, last[position], order.descending)
+        is_unique = position == len(orders) - 1
+        beyond = _beyond(_column(order, columns), position, last[position], order.descending, is_unique)
         if beyond is not None:
             alternatives.append(sql.SQL("({})").format(sql.SQL(" AND ").join([*conditions, beyond])))
     return sql.SQL("({})").format(sql.SQL(" OR ").join(alternatives)), params
@@ -50,10 +51,15 @@ def _equals(column: sql.Composable, position: int, value: object) -> sql.Composa
     return sql.SQL("{} = {}").format(column, sql.Placeholder(f"after_{position}"))
 
 
-def _beyond(column: sql.Composable, position: int, value: object, descending: bool) -> sql.Composable | None:
+def _beyond(
+    column: sql.Composable, position: int, value: object, descending: bool, is_unique: bool
+) -> sql.Composable | None:
     if value is None:
         return None  # nothing comes after NULL
     sign = sql.SQL("<" if descending else ">")
+    if is_unique:
+        # Never NULL; without the alternative an index on the column leads straight to the row.
+        return sql.SQL("{} {} {}").format(column, sign, sql.Placeholder(f"after_{position}"))
     return sql.SQL("({0} {1} {2} OR {0} IS NULL)").format(column, sign, sql.Placeholder(f"after_{position}"))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from recsvc.domain.filters.schema import FieldType, FilterSchema
@@ -78,5 +79,10 @@ def _compares(found: object, kind: Operator, value: Value) -> bool:
     if isinstance(found, bool) or isinstance(value, bool):
         return isinstance(found, bool) and isinstance(value, bool) and kind is Operator.EQ and found == value
     if isinstance(value, float):
-        return isinstance(found, int | float) and _COMPARE[kind](float(found), value)
+        return isinstance(found, int | float) and _COMPARE[kind](_exact(found), _exact(value))
     return isinstance(found, type(value)) and _COMPARE[kind](found, value)
+
+
+def _exact(number: float) -> Decimal:
+    # JSON numbers are decimal, and so is the order that PostgreSQL gives them: a large integer is not rounded here.
+    return Decimal(number) if isinstance(number, int) else Decimal(repr(number))

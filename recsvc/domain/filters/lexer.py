@@ -30,7 +30,7 @@ _PATTERN = re.compile(
     r"""
       (?P<space>\s+)
     | (?P<duration>-?\d+(?:\.\d+)?[smhd](?![\w.]))
-    | (?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+    | (?P<number>-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
     | (?P<name>[A-Za-z_]\w*)
     | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
     | (?P<operator>!=|<=|>=|=|<|>|:)
@@ -41,6 +41,7 @@ _PATTERN = re.compile(
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,23 @@ def tokens(text: str) -> Iterator[Token]:
             case "number":
                 number = float(lexeme)
                 if not math.isfinite(number):
-                    raise InvalidFilter(f"the number {lexeme} is too large", column)
+                    raise InvalidFilter(f"the number {shortened(lexeme)} is too large", column)
                 yield Token(TokenKind.NUMBER, lexeme, column, number)
             case "duration":
                 seconds = float(lexeme[:-1]) * _UNIT_SECONDS[lexeme[-1]]
                 if abs(seconds) > 1e10:
-                    raise InvalidFilter(f"the duration {lexeme} is too long", column)
+                    raise InvalidFilter(f"the duration {shortened(lexeme)} is too long", column)
                 yield Token(TokenKind.DURATION, lexeme, column, timedelta(seconds=seconds))
             case "operator":
                 yield Token(TokenKind.OPERATOR, lexeme, column)
             case _:
                 yield Token(TokenKind.PUNCTUATION, lexeme, column)
     yield Token(TokenKind.END, "", len(text) + 1)
+
+
+def shortened(text: str) -> str:
+    """The beginning of `text`, for an error: errors travel in the trailers of a call, which hold a few kilobytes."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _unquoted(lexeme: str, column: int) -> str:

@@ -8,17 +8,18 @@ Grammar (a subset of AIP-160; as there, OR binds tighter than AND):
     not        = [ "NOT" ] primary
     primary    = "(" and ")" | field [ comparison ]
     comparison = operator literal | ":" ( literal | "*" ) | "IN" "[" literal { "," literal } "]"
-    field      = NAME { "." ( NAME | STRING ) }
+    field      = NAME { "." ( NAME | KEYWORD | STRING ) }
 
 The bounds below keep any input cheap: parsing is linear and recursion cannot run away.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta
 
 from recsvc.domain.errors import InvalidFilter
-from recsvc.domain.filters.lexer import Token, TokenKind, tokens
+from recsvc.domain.filters.lexer import Token, TokenKind, shortened, tokens
 from recsvc.domain.filters.schema import FieldType, FilterSchema
 from recsvc.domain.filters.tree import (
     And,
@@ -39,6 +40,7 @@ MAX_DEPTH = 32
 MAX_TERMS = 100
 MAX_ATTRIBUTE_LEVELS = 3
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 _ORDERED = frozenset({FieldType.STRING, FieldType.NUMBER, FieldType.TIMESTAMP, FieldType.AGE, FieldType.DYNAMIC})
 
 
@@ -109,7 +111,7 @@ class _Parser:
         if self._accept("IN"):
             return self._member(field)
         if field.type is not FieldType.BOOL:
-            raise InvalidFilter(f"{field} is no truth value; compare it with something", start.column)
+            raise InvalidFilter(f"{shortened(str(field))} is no truth value; compare it with something", start.column)
         return Comparison(field, Operator.EQ, True)
 
     def _comparison(self, field: Field, operator: Token) -> Tree:
@@ -119,7 +121,7 @@ class _Parser:
         literal = self._next
         value = self._value(field)
         if kind not in (Operator.EQ, Operator.NE) and (field.type not in _ORDERED or isinstance(value, bool)):
-            raise InvalidFilter(f"{field} is a truth value and has no order", literal.column)
+            raise InvalidFilter(f"{shortened(str(field))} is a truth value and has no order", literal.column)
         return Comparison(field, kind, value)
 
     def _has(self, field: Field) -> Tree:
@@ -141,19 +143,19 @@ class _Parser:
         name = self._take(TokenKind.NAME, "a field name")
         path: list[str] = []
         while self._accept("."):
-            key = self._take_any((TokenKind.NAME, TokenKind.STRING), "an attribute key")
+            key = self._take_any((TokenKind.NAME, TokenKind.KEYWORD, TokenKind.STRING), "an attribute key")
             path.append(str(key.value) if key.kind is TokenKind.STRING else key.text)
         if name.text == "attributes" and self._schema.has_attributes:
             return self._attribute(name, tuple(path))
         if path:
-            raise InvalidFilter(f"{name.text} has no sub-fields", name.column)
+            raise InvalidFilter(f"{shortened(name.text)} has no sub-fields", name.column)
         if (field_type := self._schema.fields.get(name.text)) is not None:
             return Field(name.text, field_type)
         if name.text in self._schema.ages:
             return Field(name.text, FieldType.AGE)
         known = sorted([*self._schema.fields, *self._schema.ages])
         raise InvalidFilter(
-            f"{self._schema.resource} has no field {name.text!r}; there are {', '.join(known)}"
+            f"{self._schema.resource} has no field {shortened(name.text)!r}; there are {', '.join(known)}"
             + (" and attributes.<key>" if self._schema.has_attributes else ""),
             name.column,
         )
@@ -163,7 +165,7 @@ class _Parser:
             raise InvalidFilter(f"write attributes.<key>, with 1 to {MAX_ATTRIBUTE_LEVELS} keys", name.column)
         allowed = self._schema.attribute_keys
         if allowed is not None and path[0] not in allowed:
-            raise InvalidFilter(f"the attribute schema has no filterable key {path[0]!r}", name.column)
+            raise InvalidFilter(f"the attribute schema has no filterable key {shortened(path[0])!r}", name.column)
         return Field("attributes", FieldType.DYNAMIC, path)
 
     def _value(self, field: Field) -> Value:
@@ -189,7 +191,9 @@ class _Parser:
             FieldType.BOOL: "true or false",
             FieldType.DYNAMIC: "a string in quotes, a number, true or false",
         }.get(field.type, "a number")
-        raise InvalidFilter(f"{field} is compared with {wanted}, not {token.text!r}", token.column)
+        raise InvalidFilter(
+            f"{shortened(str(field))} is compared with {wanted}, not {shortened(token.text)!r}", token.column
+        )
 
     @property
     def _next(self) -> Token:
@@ -221,15 +225,17 @@ class _Parser:
 
     def _unexpected(self, wanted: str) -> InvalidFilter:
         token = self._next
-        found = str(token.kind) if token.kind is TokenKind.END else repr(token.text)
+        found = str(token.kind) if token.kind is TokenKind.END else repr(shortened(token.text))
         return InvalidFilter(f"expected {wanted}, found {found}", token.column)
 
 
 def _timestamp(text: str, column: int) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidFilter(f"{text!r} is no RFC 3339 timestamp", column) from None
-    if moment.tzinfo is None:
-        raise InvalidFilter(f"{text!r} has no time zone; write {text}Z", column)
-    return moment
+        if _RFC_3339.fullmatch(text) is None:
+            raise ValueError
+        # In UTC, because PostgreSQL knows fewer offsets from it than Python does.
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidFilter(
+            f'{shortened(text)!r} is no RFC 3339 timestamp with a time zone, such as "2026-01-31T12:00:00Z"', column
+        ) from None

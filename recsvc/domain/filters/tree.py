@@ -1,4 +1,8 @@
-"""The typed tree that a filter becomes. Immutable, hashable, and printable as a filter that parses to the same tree."""
+"""The typed tree that a filter becomes: immutable, and printable as a filter that parses to the same tree.
+
+A cache's key is made of the text, not of the tree itself: to Python `attributes.a = true` and `attributes.a = 1` are
+equal, because True == 1.0.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +99,7 @@ class Not:
 
     def __str__(self) -> str:
         """As it is written in a filter."""
-        return f"NOT ({self.child})"
+        return f"NOT {_within(self.child, Not, And, Or)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class And:
 
     def __str__(self) -> str:
         """As it is written in a filter."""
-        return " AND ".join(f"({child})" for child in self.children)
+        return " AND ".join(_within(child, And) for child in self.children)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,15 @@ class Or:
 
     def __str__(self) -> str:
         """As it is written in a filter."""
-        return " OR ".join(f"({child})" for child in self.children)
+        return " OR ".join(_within(child, And, Or) for child in self.children)
 
 
 Tree: TypeAlias = Comparison | Member | Has | Present | Not | And | Or
+
+
+def _within(child: Tree, *looser: type) -> str:
+    # No more parentheses than needed, so that the text is no deeper than the filter that it came from.
+    return f"({child})" if isinstance(child, looser) else str(child)
 
 
 def _quoted(text: str) -> str:
@@ -136,7 +145,7 @@ def _literal(value: Value) -> str:
         case datetime():
             return _quoted(value.isoformat())
         case timedelta():
-            # repr keeps every digit, and never an exponent in the range that the lexer allows.
+            # Six digits are all that a timedelta has; an exponent would not be a duration.
             return f"{value.total_seconds():f}s"
         case _:
             return repr(value)

@@ -235,6 +235,20 @@ RETURN CASE
     ELSE greatest(a, b) + ln(1 + power(2::double precision, -abs(a - b))) / ln(2::double precision)
 END;
 
+-- What one event says about taste, before it ages. A rating counts by its distance from the middle of five stars: 5 is a
+-- whole positive signal, 1 a negative one; other types count the same whatever their value (a price, a quantity).
+CREATE FUNCTION event_signal_v1(event_type text, weight real, value double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN event_type = 'rate' AND value IS NOT NULL THEN weight * least(1, greatest(-1, (value - 2.5) / 2.5))
+    ELSE weight
+END;
+
+-- What is left of a signal at an age; power() would raise an error on underflow.
+CREATE FUNCTION decay_v1(age_s double precision, half_life_s double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN half_life_s IS NULL THEN 1 ELSE power(2::double precision, -least(60, greatest(0, age_s / half_life_s))) END;
+
 CREATE TABLE models (
     tenant_key bigint NOT NULL REFERENCES tenants ON DELETE CASCADE,
     model_key bigint GENERATED ALWAYS AS IDENTITY,

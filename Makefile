@@ -1,0 +1,54 @@
+# The commands of this project. `make run` and `make test` are the two that a newcomer needs.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help run test check protos bench lock format clean
+
+help: ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# Installing again only when the locked versions changed keeps a second `make run` fast.
+$(READY): requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY) ## Install, start PostgreSQL and Redis under ./.data, load data, train, serve.
+	$(BIN)/recsvc demo
+
+test: $(READY) ## Run every test on servers that the tests start themselves.
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## Lint, types, layers, protos.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf lint
+	$(BIN)/python protos/generate.py --check
+
+protos: $(READY) ## Generate recsvc/gen from protos/, offline.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf format -w --path protos/recsvc
+	$(BIN)/python protos/generate.py
+
+bench: $(READY) ## Measure everything that the README states, in one run.
+	$(BIN)/python -m bench
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+lock: ## Pin the versions that pyproject.toml allows, with hashes.
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra embedded --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url -o requirements.lock
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra embedded --extra dev -c requirements.lock --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
+
+clean: ## Remove what was installed and built, and the data under ./.data.
+	-$(BIN)/recsvc stop
+	rm -rf $(VENV) .data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,233 @@
+"""The composition root: settings become pools, caches, the engine, servicers and a server, in the order given here.
+
+Everything that is opened is an async context manager on one stack, and is left in reverse. Nothing else in the code
+builds these things or finds them by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import start_http_server
+
+from recsvc.cache.lists import ListCache
+from recsvc.cache.redis_client import RedisClient
+from recsvc.cache.versions import VersionAnnouncer
+from recsvc.domain.paging import PageTokens
+from recsvc.embedded import embedded_servers
+from recsvc.engine.fold_in import FoldIn
+from recsvc.engine.profiles import TenantProfiles
+from recsvc.engine.projector import Projector
+from recsvc.engine.recommender import Recommender
+from recsvc.engine.shown_log import ShownLog
+from recsvc.engine.similar_items import SimilarItemFinder
+from recsvc.rpc.authentication import Authenticator, KeyHasher
+from recsvc.rpc.interceptors.auth import Authentication, required_scopes
+from recsvc.rpc.interceptors.errors import ErrorMapping
+from recsvc.rpc.interceptors.observation import Observation
+from recsvc.rpc.interceptors.request_id import RequestIds
+from recsvc.rpc.pipeline import Pipeline
+from recsvc.rpc.server import FILES, RpcServer
+from recsvc.rpc.servicers.admin import AdminServicer
+from recsvc.rpc.servicers.catalog import CatalogServicer
+from recsvc.rpc.servicers.experiments import ExperimentServicer
+from recsvc.rpc.servicers.ingestion import IngestionServicer
+from recsvc.rpc.servicers.recommendation import RecommendationServicer
+from recsvc.rpc.servicers.users import UserServicer
+from recsvc.rpc.validation import RequestValidator
+from recsvc.settings import Settings
+from recsvc.storage.api_keys import ApiKeyRepository
+from recsvc.storage.candidates import CandidateRepository
+from recsvc.storage.database import Database
+from recsvc.storage.event_types import EventTypeRepository
+from recsvc.storage.events import EventRepository
+from recsvc.storage.items import ItemRepository
+from recsvc.storage.migrator import migrate
+from recsvc.storage.models import ModelRepository
+from recsvc.storage.shown import ShownRepository
+from recsvc.storage.similar_items import SimilarItemRepository
+from recsvc.storage.tenants import TenantRepository
+from recsvc.storage.training_runs import TrainingRunRepository
+from recsvc.storage.user_states import UserStateRepository
+from recsvc.storage.users import UserRepository
+from recsvc.telemetry.metrics import Metrics
+from recsvc.training.runner import TrainingRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where PostgreSQL and Redis are."""
+
+    database_url: str
+    redis_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Everything that reads and writes, ready to use: what commands and the service share."""
+
+    settings: Settings
+    urls: Urls
+    metrics: Metrics
+    database: Database
+    redis: RedisClient
+    changes: VersionAnnouncer
+    tenants: TenantRepository
+    keys: ApiKeyRepository
+    items: ItemRepository
+    users: UserRepository
+    events: EventRepository
+    event_types: EventTypeRepository
+    models: ModelRepository
+    training_runs: TrainingRunRepository
+    states: UserStateRepository
+    candidates: CandidateRepository
+    similar_items: SimilarItemRepository
+    shown: ShownRepository
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The recommender and what it needs to stay fresh."""
+
+    profiles: TenantProfiles
+    fold_in: FoldIn
+    recommender: Recommender
+    similar_items: SimilarItemFinder
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that answers."""
+
+    port: int
+    metrics_port: int
+    server: RpcServer
+    storage: Storage
+    engine: Engine
+
+
+@asynccontextmanager
+async def open_urls(settings: Settings) -> AsyncIterator[Urls]:
+    """Where the servers are; those that no URL names are started, or joined, under the data directory."""
+    if settings.database_url is not None and settings.redis_url is not None:
+        yield Urls(settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+        return
+    async with embedded_servers(settings.data_dir) as embedded:
+        yield Urls(
+            settings.database_url.get_secret_value() if settings.database_url else embedded.database_url,
+            settings.redis_url.get_secret_value() if settings.redis_url else embedded.redis_url,
+        )
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
+    """Connect, bring the schema up to date, and build the repositories."""
+    async with AsyncExitStack() as stack:
+        urls = await stack.enter_async_context(open_urls(settings))
+        await migrate(urls.database_url)
+        metrics = Metrics()
+        database = await stack.enter_async_context(Database(urls.database_url, settings.postgres))
+        redis = await stack.enter_async_context(RedisClient(urls.redis_url, settings.cache, metrics))
+        changes = VersionAnnouncer(redis)
+        longest_transaction_s = settings.postgres.bulk_statement_timeout_s
+        events = EventRepository(database, changes, longest_transaction_s=longest_transaction_s)
+        yield Storage(
+            settings=settings,
+            urls=urls,
+            metrics=metrics,
+            database=database,
+            redis=redis,
+            changes=changes,
+            tenants=TenantRepository(database, changes),
+            keys=ApiKeyRepository(database),
+            items=ItemRepository(database, changes, longest_transaction_s=longest_transaction_s),
+            users=UserRepository(database, changes, events),
+            events=EventRepository(database, changes, longest_transaction_s=settings.postgres.bulk_statement_timeout_s),
+            event_types=EventTypeRepository(database, changes),
+            models=ModelRepository(database, changes),
+            training_runs=TrainingRunRepository(database),
+            states=UserStateRepository(database),
+            candidates=CandidateRepository(database),
+            similar_items=SimilarItemRepository(database),
+            shown=ShownRepository(database),
+        )
+
+
+def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | None = None) -> Engine:
+    """The recommender. cached: False computes every list anew, as an evaluation must."""
+    settings = storage.settings
+    profiles = TenantProfiles(storage.tenants)
+    fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
+    recommender = Recommender(
+        storage.candidates,
+        storage.items,
+        profiles,
+        fold_in,
+        ListCache(storage.redis) if cached else None,
+        shown,
+        storage.metrics,
+        settings.engine,
+        settings.cache,
+    )
+    similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles)
+    return Engine(profiles, fold_in, recommender, similar_items)
+
+
+@asynccontextmanager
+async def running_service(settings: Settings) -> AsyncIterator[Service]:
+    """A service that answers until the block is left; then it drains."""
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(open_storage(settings))
+        shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
+        engine = build_engine(storage, shown=shown)
+        await stack.enter_async_context(
+            Projector(storage.states, storage.tenants, engine.profiles, engine.fold_in, storage.changes)
+        )
+        environment = {
+            "RECSVC_DATABASE_URL": storage.urls.database_url,
+            "RECSVC_REDIS_URL": storage.urls.redis_url,
+        }
+        runner = await stack.enter_async_context(TrainingRunner(storage.training_runs, storage.models, environment))
+        server = await _build_server(storage, engine, runner)
+        metrics_server, metrics_thread = start_http_server(
+            settings.server.metrics_port, settings.server.host, storage.metrics.registry
+        )
+        stack.callback(metrics_thread.join, 5)
+        stack.callback(metrics_server.shutdown)
+        port = await server.start()
+        stack.push_async_callback(server.drain)
+        yield Service(port, metrics_server.server_port, server, storage, engine)
+
+
+async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner) -> RpcServer:
+    settings = storage.settings
+    secret = settings.page_token_secret
+    tokens = PageTokens(
+        secret.get_secret_value().encode() if secret else await storage.tenants.service_secret("page_tokens")
+    )
+    hasher = KeyHasher(settings.auth)
+    authenticator = Authenticator(storage.keys, hasher, settings.auth)
+    validator = RequestValidator()
+    pipeline = Pipeline(
+        stages=(
+            RequestIds(),
+            Observation(storage.metrics),
+            ErrorMapping(),
+            Authentication(authenticator, storage.tenants, required_scopes(FILES)),
+        ),
+        validator=validator,
+        default_deadline_s=settings.server.default_deadline_s,
+    )
+    return RpcServer(
+        pipeline,
+        CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
+        UserServicer(storage.users, tokens),
+        IngestionServicer(storage.events, storage.event_types, tokens, validator),
+        RecommendationServicer(engine.recommender, engine.similar_items, engine.profiles),
+        ExperimentServicer(),
+        AdminServicer(storage.tenants, storage.keys, hasher, authenticator, tokens, runner, settings.server),
+        settings.server,
+    )

@@ -1,0 +1,102 @@
+"""Cached lists. A list is served only while the versions that it was computed at are the present ones.
+
+The key is the question (tenant and fingerprint); the value carries the versions of the tenant and of the user. Both
+versions come out of Redis in the same round trip as the list, except for a user who is new to this process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from recsvc.cache import codec
+from recsvc.cache.redis_client import RedisClient
+from recsvc.cache.versions import tenant_version_key, user_version_key
+from recsvc.domain.ids import TenantKey, UserKey
+from recsvc.domain.recommendations import Recommendations
+
+_REMEMBERED_USERS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What a list depends on; user_key is None for a list that is not personal."""
+
+    tenant_version: int
+    user_key: UserKey | None
+    user_version: int
+
+
+class ListCache:
+    """Reads and writes lists."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._user_keys: OrderedDict[tuple[TenantKey, str], UserKey] = OrderedDict()
+
+    async def find(
+        self, tenant_key: TenantKey, who: str, fingerprint: str, max_age: timedelta | None
+    ) -> Recommendations | None:
+        """A current list, or None.
+
+        who: names the user or session, or is empty for a list that is not personal.
+        """
+        user_key = self._user_keys.get((tenant_key, who))
+        keys = [_list_key(tenant_key, fingerprint), tenant_version_key(tenant_key)]
+        if user_key is not None:
+            keys.append(user_version_key(tenant_key, user_key))
+        answers = await self._client.get_many(keys)
+        if answers is None or answers[0] is None or answers[1] is None:
+            return None
+        document = json.loads(answers[0])
+        if document["tenant_version"] != int(answers[1]):
+            return None
+        if document["user_key"] is not None:
+            if document["user_key"] == user_key:
+                present = answers[2]
+            else:
+                self._remember(tenant_key, who, UserKey(document["user_key"]))
+                more = await self._client.get_many([user_version_key(tenant_key, UserKey(document["user_key"]))])
+                present = more[0] if more else None
+            if present is None or int(present) != document["user_version"]:
+                return None
+        found = codec.decode(document["list"])
+        if max_age is not None and datetime.now(UTC) - found.generate_time > max_age:
+            return None
+        return found
+
+    async def store(
+        self,
+        tenant_key: TenantKey,
+        who: str,
+        fingerprint: str,
+        value: Recommendations,
+        versions: Versions,
+        life_s: float,
+    ) -> None:
+        """Keep a list for a while, and the versions that it was computed at."""
+        if versions.user_key is not None:
+            self._remember(tenant_key, who, versions.user_key)
+        document = {
+            "tenant_version": versions.tenant_version,
+            "user_key": versions.user_key,
+            "user_version": versions.user_version,
+            "list": codec.encode(value),
+        }
+        present = {tenant_version_key(tenant_key): versions.tenant_version}
+        if versions.user_key is not None:
+            present[user_version_key(tenant_key, versions.user_key)] = versions.user_version
+        if await self._client.raise_versions(present):
+            await self._client.put(_list_key(tenant_key, fingerprint), codec.dumps(document), life_s)
+
+    def _remember(self, tenant_key: TenantKey, who: str, user_key: UserKey) -> None:
+        self._user_keys[(tenant_key, who)] = user_key
+        self._user_keys.move_to_end((tenant_key, who))
+        while len(self._user_keys) > _REMEMBERED_USERS:
+            self._user_keys.popitem(last=False)
+
+
+def _list_key(tenant_key: TenantKey, fingerprint: str) -> str:
+    return f"recsvc:{{{tenant_key}}}:list:{fingerprint}"

@@ -1,0 +1,94 @@
+"""The one connection to Redis. Every wait is bounded, and a Redis that is away costs almost nothing: its breaker opens.
+
+Commands return None when Redis did not answer; callers treat that as "not cached". Redis is never needed for a right
+answer, only for a fast one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, Self
+
+import redis.asyncio as aioredis
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from recsvc.resilience.breaker import Breaker, BreakerOpen
+from recsvc.settings import CacheSettings
+from recsvc.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+
+class RedisClient:
+    """An async context manager around a pool of connections."""
+
+    def __init__(self, url: str, settings: CacheSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._breaker = Breaker("redis", settings.breaker_failures, settings.breaker_reset_s)
+        self._redis = aioredis.Redis.from_url(
+            url,
+            socket_timeout=settings.timeout_s,
+            socket_connect_timeout=settings.timeout_s,
+            max_connections=settings.pool_size,
+            # Another try would double the wait; the next request is the retry.
+            retry=Retry(NoBackoff(), 0),
+        )
+        script = (resources.files("recsvc.cache") / "set_versions.lua").read_text(encoding="utf-8")
+        self._set_versions = self._redis.register_script(script)
+
+    async def __aenter__(self) -> Self:
+        """Connections are made as they are needed, so that the service starts without Redis."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether Redis is being asked at present."""
+        return not self._breaker.is_open
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None] | None:
+        """Values of some keys, None for those that are not there; None when Redis does not answer."""
+        try:
+            with self._breaker.guard():
+                answers: list[Any] = list(await self._redis.mget(keys))
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self._note(error)
+            return None
+        return answers
+
+    async def put(self, key: str, value: bytes, life_s: float) -> bool:
+        """Store a value; returns whether it was stored."""
+        try:
+            with self._breaker.guard():
+                await self._redis.set(key, value, px=max(1, int(life_s * 1000)))
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self._note(error)
+            return False
+        return True
+
+    async def raise_versions(self, versions: Mapping[str, int]) -> bool:
+        """Raise version keys, all of one hash slot; returns whether Redis has them now."""
+        if not versions:
+            return True
+        try:
+            with self._breaker.guard():
+                await self._set_versions(
+                    keys=list(versions), args=[int(self._settings.version_ttl_s), *versions.values()]
+                )
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self._note(error)
+            return False
+        return True
+
+    def _note(self, error: Exception) -> None:
+        self._metrics.redis_failures.inc()
+        if not isinstance(error, BreakerOpen):
+            _log.warning("redis.failed", error=type(error).__name__)

@@ -1,0 +1,69 @@
+"""Versions of tenants and users in Redis: what lists are checked against before they are served.
+
+Keys carry the tenant as hash tag, so that all keys of a tenant live in one slot of a Redis Cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from recsvc.cache.redis_client import RedisClient
+from recsvc.domain.ids import TenantKey, UserKey
+
+GONE = -1
+# More than Redis would take in one call without keeping others waiting.
+_CHUNK = 1000
+_MAX_UNDELIVERED = 100_000
+
+
+def tenant_version_key(tenant_key: TenantKey) -> str:
+    """Where the version of a tenant is kept."""
+    return f"recsvc:{{{tenant_key}}}:version"
+
+
+def user_version_key(tenant_key: TenantKey, user_key: UserKey) -> str:
+    """Where the version of a user's state is kept."""
+    return f"recsvc:{{{tenant_key}}}:user:{user_key}"
+
+
+class VersionAnnouncer:
+    """Implements `storage.changes.Changes` on Redis. What Redis did not take is kept and offered again."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._undelivered: dict[TenantKey, dict[str, int]] = {}
+
+    async def tenant_changed(self, tenant_key: TenantKey, version: int) -> None:
+        """Lists of this tenant with a lower version are outdated; 0 means that the tenant is gone."""
+        await self._announce(tenant_key, {tenant_version_key(tenant_key): version or GONE})
+
+    async def users_changed(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> None:
+        """Lists of these users with lower versions are outdated; 0 means that the user is gone."""
+        await self._announce(
+            tenant_key, {user_version_key(tenant_key, user): version or GONE for user, version in versions.items()}
+        )
+
+    async def announce_users(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> bool:
+        """The same, telling whether Redis has them now: a state is only called folded once its version is known."""
+        await self.users_changed(tenant_key, versions)
+        return tenant_key not in self._undelivered
+
+    async def offer_again(self) -> bool:
+        """Deliver what could not be delivered before; returns whether nothing is left."""
+        waiting, self._undelivered = self._undelivered, {}
+        for tenant_key, versions in waiting.items():
+            await self._announce(tenant_key, versions)
+        return not self._undelivered
+
+    async def _announce(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> None:
+        entries = list(versions.items())
+        for start in range(0, len(entries), _CHUNK):
+            chunk = dict(entries[start : start + _CHUNK])
+            if not await self._client.raise_versions(chunk):
+                self._keep(tenant_key, chunk)
+
+    def _keep(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> None:
+        kept = self._undelivered.setdefault(tenant_key, {})
+        for key, version in versions.items():
+            if len(kept) < _MAX_UNDELIVERED or key in kept:
+                kept[key] = version if version == GONE else max(version, kept.get(key, 0))

@@ -1,0 +1,39 @@
+"""`recsvc serve`: the service in the foreground, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import structlog
+
+from recsvc.app import running_service
+from recsvc.cli.running import run_async
+from recsvc.settings import Settings
+from recsvc.telemetry.logging import configure
+
+_log = structlog.get_logger("recsvc")
+
+
+def serve() -> None:
+    """Serve gRPC, /metrics and health until SIGTERM or Ctrl-C; calls in flight may end."""
+    settings = Settings()
+    configure(settings.log_level, settings.log_format)
+    run_async(serve_until_stopped(settings))
+
+
+async def serve_until_stopped(settings: Settings) -> None:
+    """Serve until a signal asks for the end."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running_service(settings) as service:
+        _log.info(
+            "serving",
+            grpc=f"{settings.server.host}:{service.port}",
+            metrics=f"{settings.server.host}:{service.metrics_port}",
+        )
+        await stop.wait()
+        _log.info("draining", grace_s=settings.server.drain_s)
+    _log.info("stopped")

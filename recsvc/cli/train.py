@@ -1,0 +1,121 @@
+"""`recsvc train`: a training run in the foreground, with a bar per stage."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from recsvc.app import Storage, open_storage
+from recsvc.cli.running import run_async
+from recsvc.domain.errors import DomainError
+from recsvc.domain.ids import TenantId, TenantKey
+from recsvc.domain.models import TrainingState
+from recsvc.settings import Settings
+from recsvc.training.pipeline import STAGES, Outcome, Pipeline, TrainingOptions
+
+_HEARTBEAT_S = 1.0
+
+
+def train(
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="The tenant to train for.")] = "demo",
+    dimension: Annotated[int | None, typer.Option(min=2, max=4000, help="Length of item vectors at most.")] = None,
+    neighbors: Annotated[int | None, typer.Option(min=1, max=1000, help="Neighbours kept per item.")] = None,
+    force: Annotated[bool, typer.Option(help="Activate the model even if it is worse.")] = False,
+    evaluate: Annotated[bool, typer.Option(help="Judge on a held-out tenth first; takes as long again.")] = True,
+    run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Train a model on the tenant's events, publish it, and let it serve unless it is worse than the present one."""
+    options = TrainingOptions(dimension, neighbors, force, evaluate)
+    console = Console(stderr=True)
+
+    async def run() -> None:
+        async with open_storage(Settings()) as storage:
+            tenant_key = (await storage.tenants.get(TenantId(tenant))).tenant_key
+            id_of_run = run_id or (await storage.training_runs.start(tenant_key, {})).training_run_id
+            await train_with_progress(storage, tenant_key, console, options, id_of_run)
+
+    run_async(run())
+
+
+async def train_with_progress(
+    storage: Storage,
+    tenant_key: TenantKey,
+    console: Console,
+    options: TrainingOptions | None = None,
+    run_id: str | None = None,
+) -> Outcome:
+    """Train under a run that others can follow, and show how far it is."""
+    run_id = run_id or (await storage.training_runs.start(tenant_key, {})).training_run_id
+    where: dict[str, float] = {}
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<8}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as bars:
+        tasks = {stage: bars.add_task(stage, total=1.0, start=False, visible=False) for stage in STAGES}
+
+        def progress(stage: str, share: float) -> None:
+            if stage not in where:
+                bars.start_task(tasks[stage])
+                bars.update(tasks[stage], visible=True)
+            where[stage] = share
+            bars.update(tasks[stage], completed=share)
+
+        heartbeat = asyncio.create_task(_report(storage, tenant_key, run_id, where))
+        try:
+            outcome = await Pipeline(storage.models, storage.settings.training).run(
+                tenant_key, options or TrainingOptions(), progress
+            )
+        except DomainError as error:
+            await storage.training_runs.finish(tenant_key, run_id, TrainingState.FAILED, error=error.message)
+            raise
+        except BaseException:
+            await asyncio.shield(
+                storage.training_runs.finish(tenant_key, run_id, TrainingState.FAILED, error="the training was stopped")
+            )
+            raise
+        finally:
+            heartbeat.cancel()
+    await storage.training_runs.finish(
+        tenant_key,
+        run_id,
+        TrainingState.SUCCEEDED,
+        model_id=outcome.model.model_id,
+        activated=outcome.activated,
+        error=outcome.reason,
+    )
+    console.print(_table(outcome))
+    if outcome.reason:
+        console.print(f"[yellow]not activated: {outcome.reason}")
+    return outcome
+
+
+async def _report(storage: Storage, tenant_key: TenantKey, run_id: str, where: dict[str, float]) -> None:
+    while True:
+        stage = next(reversed(where), STAGES[0])
+        done = (STAGES.index(stage) + where.get(stage, 0.0)) / len(STAGES)
+        # If it fails, the next heartbeat may get through.
+        with suppress(DomainError):
+            await storage.training_runs.update(tenant_key, run_id, stage, min(done, 0.99))
+        await asyncio.sleep(_HEARTBEAT_S)
+
+
+def _table(outcome: Outcome) -> Table:
+    model = outcome.model
+    table = Table("model", model.model_id, title="trained")
+    table.add_row("items, users, interactions", f"{model.item_count:,}, {model.user_count:,}, {model.event_count:,}")
+    table.add_row("dimension", str(model.dimension))
+    table.add_row("blend", ", ".join(f"{name} {weight:g}" for name, weight in model.blend_weights.items()))
+    for name, value in model.metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in outcome.seconds.items()))
+    return table

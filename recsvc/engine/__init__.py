@@ -1,0 +1,1 @@
+"""The recommender: candidates → blend → boosts → novelty → diversity → exploration → explanation."""

@@ -1,0 +1,86 @@
+"""Why an item is in a list: the score taken apart into typed reasons whose contributions add up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from recsvc.domain.ids import ItemId
+from recsvc.domain.recommendations import Reason, ReasonKind, Source
+from recsvc.engine.ranking import Ranked
+from recsvc.storage.candidates import Candidates
+
+_MOST_REASONS = 3
+_BEHAVIOR = (Source.COLLABORATIVE, Source.NEIGHBORS)
+
+
+def reasons(
+    candidates: Candidates,
+    ranked: Ranked,
+    position: int,
+    because: Sequence[tuple[ItemId, float]],
+    labels: Mapping[str, Sequence[str]],
+) -> tuple[Reason, ...]:
+    """The reasons for one candidate, largest first.
+
+    because: items of the user's history with their weight for this candidate. labels: the candidate's categories and
+    tags by item id, for reasons of content. What behaviour contributed is shared out among the items of `because` in
+    proportion to their weights; without any it stands as one reason without an item.
+    """
+    boost = float(candidates.boosts[position]) or 1.0
+    found: list[Reason] = []
+    behavior = 0.0
+    for name, contributions in ranked.contributions.items():
+        # Boosts stand as a reason of their own, so the sources are told without them.
+        contribution = float(contributions[position]) / boost
+        if contribution == 0.0:
+            continue
+        if name in _BEHAVIOR:
+            behavior += contribution
+        else:
+            found.append(_reason(name, contribution, candidates, position, labels))
+    if behavior:
+        found += _similar(behavior, because)
+    score = float(ranked.scores[position])
+    if boost != 1.0 or float(candidates.boosts[position]) == 0.0:
+        factor = float(candidates.boosts[position])
+        unboosted = sum(reason.contribution for reason in found)
+        found.append(Reason(ReasonKind.BOOSTED, score - unboosted, strength=factor))
+    return tuple(sorted(found, key=lambda reason: -abs(reason.contribution)))
+
+
+def _similar(contribution: float, because: Sequence[tuple[ItemId, float]]) -> list[Reason]:
+    strongest = sorted(because, key=lambda pair: (-pair[1], pair[0]))[:_MOST_REASONS]
+    total = sum(weight for _, weight in strongest)
+    if total <= 0:
+        return [Reason(ReasonKind.SIMILAR_TO_INTERACTED, contribution)]
+    return [
+        Reason(
+            ReasonKind.SIMILAR_TO_INTERACTED,
+            contribution * weight / total,
+            item_id=item_id,
+            strength=weight / strongest[0][1],
+        )
+        for item_id, weight in strongest
+    ]
+
+
+def _reason(
+    name: str, contribution: float, candidates: Candidates, position: int, labels: Mapping[str, Sequence[str]]
+) -> Reason:
+    if name == Source.CONTENT:
+        names = tuple(labels.get(candidates.item_ids[position], ()))
+        return Reason(ReasonKind.MATCHES_ATTRIBUTES, contribution, names=names)
+    component = candidates.components[name]
+    known = component[component == component]
+    strongest = float(known.max()) if len(known) else 0.0
+    if name == Source.TRENDING:
+        return Reason(ReasonKind.TRENDING, contribution, strength=_relative(float(component[position]), strongest))
+    if name == Source.POPULAR:
+        return Reason(
+            ReasonKind.POPULAR_IN_CATEGORY, contribution, strength=_relative(float(component[position]), strongest)
+        )
+    return Reason(ReasonKind.MATCHES_ATTRIBUTES, contribution, names=(name,))
+
+
+def _relative(log2_count: float, log2_strongest: float) -> float:
+    return float(2.0 ** (log2_count - log2_strongest)) if log2_count == log2_count else 0.0

@@ -1,0 +1,88 @@
+"""Folds dirty users in behind the events, and repairs what caches may have missed.
+
+Any number of projectors may run: each takes users that no other one holds. A reader that meets a dirty user does not
+wait for a projector, so this is about speed and repair, never about right answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+import structlog
+
+from recsvc.cache.versions import VersionAnnouncer
+from recsvc.domain.errors import DomainError, TenantNotFound
+from recsvc.engine.fold_in import FoldIn
+from recsvc.engine.profiles import TenantProfiles
+from recsvc.storage.tenants import TenantRepository
+from recsvc.storage.user_states import UserStateRepository
+
+_log = structlog.get_logger(__name__)
+_IDLE_S = 0.2
+_BATCH = 200
+_REPAIR_EVERY_S = 1.0
+# Longer than any announcement may lag behind its commit.
+_REPAIR_WINDOW_S = 15.0
+
+
+class Projector:
+    """An async context manager around the loop."""
+
+    def __init__(
+        self,
+        states: UserStateRepository,
+        tenants: TenantRepository,
+        profiles: TenantProfiles,
+        fold_in: FoldIn,
+        announcer: VersionAnnouncer,
+    ) -> None:
+        self._states = states
+        self._tenants = tenants
+        self._profiles = profiles
+        self._fold_in = fold_in
+        self._announcer = announcer
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Begin to work."""
+        self._tasks = [asyncio.create_task(self._fold()), asyncio.create_task(self._repair())]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop; what is not folded in stays dirty."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def fold_once(self) -> int:
+        """Fold one batch of dirty users in; returns how many there were."""
+        dirty = await self._states.dirty_users(_BATCH)
+        for tenant_key, users in dirty.items():
+            try:
+                profile = await self._profiles.get(tenant_key)
+            except TenantNotFound:
+                continue  # deleted meanwhile
+            await self._fold_in.refresh(tenant_key, profile.model, list(users), by="projector")
+        return sum(len(users) for users in dirty.values())
+
+    async def _fold(self) -> None:
+        while True:
+            try:
+                folded = await self.fold_once()
+            except DomainError as error:
+                _log.warning("projector.failed", error=error.reason)
+                folded = 0
+            if folded < _BATCH:
+                await asyncio.sleep(_IDLE_S)
+
+    async def _repair(self) -> None:
+        """Announce again what a process that died between commit and announcement left unsaid."""
+        while True:
+            await asyncio.sleep(_REPAIR_EVERY_S)
+            try:
+                await self._announcer.offer_again()
+                for tenant_key, version in (await self._tenants.recent_versions(_REPAIR_WINDOW_S)).items():
+                    await self._announcer.tenant_changed(tenant_key, version)
+            except DomainError as error:
+                _log.warning("projector.repair_failed", error=error.reason)

@@ -1,0 +1,117 @@
+"""From candidates with component scores to a ranked list: pure, so that it is tested without a server.
+
+Order: blend → boosts → novelty → best first, or MMR with category caps → exploration. Every step is a factor or a
+reordering, so that the contributions of the sources still add up to the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsvc.domain.arrays import Float64, Positions
+from recsvc.domain.ranking.blend import best_first, blend
+from recsvc.domain.ranking.diversity import (
+    CategoryCap,
+    cap_per_category,
+    explore,
+    mmr,
+    novelty_factors,
+    popularity_percentiles,
+)
+from recsvc.domain.recommendations import RecommendQuery, Source, Strategy
+from recsvc.storage.candidates import Candidates
+
+# Enough to put what only fills the list behind everything that a real source speaks for.
+_FILL = 1e-3
+_DEFAULT_BLEND: Mapping[str, float] = {"collaborative": 2.0, "neighbors": 1.0}
+# MMR looks at this many times the list: further down nothing is relevant enough to be chosen.
+_DIVERSITY_POOL = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """positions: into the candidates, best first; scores and contributions: of all candidates, (n,)."""
+
+    positions: Positions
+    scores: Float64
+    contributions: Mapping[str, Float64]
+
+    def source(self, position: int) -> Source:
+        """The source that contributed most to a candidate."""
+        return Source(max(self.contributions, key=lambda name: self.contributions[name][position]))
+
+
+def weights_for(strategy: Strategy, blend_weights: Mapping[str, float]) -> Mapping[str, float]:
+    """What each source counts under a strategy. blend_weights: the tenant's, for AUTO."""
+    fill = {"trending": _FILL, "popular": _FILL / 10}
+    match strategy:
+        case Strategy.AUTO:
+            return {**fill, **(blend_weights or _DEFAULT_BLEND)}
+        case Strategy.COLLABORATIVE:
+            return {"collaborative": 1.0}
+        case Strategy.NEIGHBORS | Strategy.SESSION:
+            return {"neighbors": 1.0}
+        case Strategy.CONTENT:
+            return {"content": 1.0}
+        case Strategy.POPULAR:
+            return {"popular": 1.0}
+        case Strategy.TRENDING:
+            return {"trending": 1.0, "popular": _FILL}
+        case Strategy.NEW:
+            return {"new": 1.0}
+        case Strategy.RECENTLY_VIEWED:
+            return {"recent": 1.0}
+        case Strategy.REPEAT:
+            return {"repeat": 1.0}
+
+
+def rank(candidates: Candidates, query: RecommendQuery, weights: Mapping[str, float], seed: int) -> Ranked:
+    """Rank candidates for a query. seed: of the exploration, so that one request can be repeated exactly."""
+    components = {name: _comparable(name, candidates.components[name]) for name in weights}
+    blended = blend(components, weights)
+    factors = candidates.boosts
+    if query.novelty:
+        popularity = np.nan_to_num(candidates.components["popular"], nan=-np.inf)
+        factors = factors * novelty_factors(popularity_percentiles(popularity), query.novelty)
+    scores = blended.scores * factors
+    contributions = {name: part * factors for name, part in blended.contributions.items()}
+    return Ranked(_ordered(candidates, query, scores, seed), scores, contributions)
+
+
+def _ordered(candidates: Candidates, query: RecommendQuery, scores: Float64, seed: int) -> Positions:
+    diversity = query.diversity
+    exploring = query.exploration > 0
+    wanted = min(len(scores), query.count * (_DIVERSITY_POOL if exploring else 1))
+    if diversity.trade_off < 1 and candidates.vectors is not None and len(scores):
+        pool = best_first(scores, query.count * _DIVERSITY_POOL)
+        best = max(float(scores[pool[0]]), 1e-12)
+        categories = [candidates.categories[int(position)] for position in pool]
+        cap = CategoryCap(categories, diversity.max_per_category) if diversity.max_per_category else None
+        order = pool[mmr(scores[pool] / best, candidates.vectors[pool], wanted, diversity.trade_off, cap)]
+    else:
+        order = best_first(scores, len(scores) if diversity.max_per_category else wanted)
+        if diversity.max_per_category:
+            order = cap_per_category(order, candidates.categories, diversity.max_per_category, wanted)
+    if exploring:
+        order, _ = explore(order, query.count, query.exploration, seed)
+    return order[: query.count]
+
+
+def _comparable(name: str, component: Float64) -> Float64:
+    """A component on a ratio scale, larger is better; NaN stays NaN."""
+    known = component[~np.isnan(component)]
+    if not len(known):
+        return component
+    match name:
+        case "popular" | "trending":
+            # log2 of a decayed count, relative to the strongest candidate
+            return np.asarray(np.exp2(component - known.max()))
+        case "new":
+            age_days = (known.max() - component) / 86_400
+            return np.asarray(1.0 / (1.0 + age_days))
+        case "recent":
+            return np.asarray(1.0 / (1.0 + component - known.min()))
+    return component

@@ -1,0 +1,305 @@
+"""Recommend: a current list from the cache, or one computed from one round trip to PostgreSQL.
+
+What a caller can rely on: the list reflects every event of the user that was acknowledged before the call, never holds
+an item that is unavailable, hidden, expired or (by default) seen, and says so when it is less than it could be.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from recsvc.cache.lists import ListCache, Versions
+from recsvc.domain.catalog import Item
+from recsvc.domain.ids import ItemId, TenantKey
+from recsvc.domain.recommendations import (
+    TREND_HALF_LIVES,
+    Degradation,
+    DegradationLevel,
+    RankQuery,
+    Reason,
+    Recommendations,
+    RecommendedItem,
+    RecommendQuery,
+    Strategy,
+)
+from recsvc.domain.tenancy import TenantProfile
+from recsvc.domain.users import UserKind
+from recsvc.engine.explain import reasons
+from recsvc.engine.fold_in import FoldIn
+from recsvc.engine.profiles import TenantProfiles
+from recsvc.engine.ranking import Ranked, rank, weights_for
+from recsvc.engine.shown_log import ShownLog
+from recsvc.settings import CacheSettings, EngineSettings
+from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
+from recsvc.storage.items import ItemRepository
+from recsvc.storage.shown import ShownList
+from recsvc.telemetry.metrics import Metrics
+
+_PERSONAL = frozenset({Strategy.AUTO, Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION, Strategy.CONTENT})
+_NEEDS_MODEL = frozenset({Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION})
+_HISTORICAL = frozenset({Strategy.RECENTLY_VIEWED, Strategy.REPEAT})
+_SLACK = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItems:
+    """The answer of RankItems."""
+
+    recommendations: Recommendations
+    unknown_item_ids: tuple[ItemId, ...]
+
+
+class Recommender:
+    """Answers Recommend, PopularItems, TrendingItems and RankItems."""
+
+    def __init__(
+        self,
+        candidates: CandidateRepository,
+        items: ItemRepository,
+        profiles: TenantProfiles,
+        fold_in: FoldIn,
+        cache: ListCache | None,
+        shown: ShownLog | None,
+        metrics: Metrics,
+        settings: EngineSettings,
+        cache_settings: CacheSettings,
+    ) -> None:
+        """cache, shown: None leaves them out (evaluation)."""
+        self._candidates = candidates
+        self._items = items
+        self._profiles = profiles
+        self._fold_in = fold_in
+        self._cache = cache
+        self._shown = shown
+        self._metrics = metrics
+        self._settings = settings
+        self._cache_settings = cache_settings
+
+    async def recommend(self, tenant_key: TenantKey, query: RecommendQuery) -> Recommendations:
+        """A ranked list for a user, a session, some items, or anybody."""
+        who = _who(query)
+        fingerprint = query.fingerprint()
+        # What is drawn by chance must not be frozen, and an answer for another moment is not the present one.
+        cacheable = self._cache is not None and not query.exploration and query.time is None
+        found = None
+        if self._cache is not None and cacheable and query.max_staleness != timedelta(0):
+            found = await self._cache.find(tenant_key, who, fingerprint, query.max_staleness)
+            self._metrics.cache_lookups.labels("hit" if found else "miss").inc()
+        if found is None:
+            profile = await self._profiles.get(tenant_key)
+            candidates, profile = await self._fresh_candidates(profile, query)
+            found = await self._ranked(profile, query, candidates)
+            if self._cache is not None and cacheable:
+                await self._keep(profile, who, fingerprint, found, candidates)
+        return self._told(tenant_key, query, found)
+
+    async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
+        """Score and order the caller's own candidates; seen ones too."""
+        profile = await self._profiles.get(tenant_key)
+        as_query = RecommendQuery(
+            user_id=query.user_id,
+            session_id=query.session_id,
+            session_item_ids=query.session_item_ids,
+            count=len(query.item_ids),
+            boosts=query.boosts,
+            explain=query.explain,
+        )
+        question = replace(
+            self._question(as_query, profile),
+            limits={},
+            given=query.item_ids,
+            score_neighbors=True,
+        )
+        candidates, profile = await self._fresh(profile, question, as_query)
+        found = await self._ranked(profile, as_query, candidates)
+        known = set(candidates.item_ids)
+        unknown = tuple(item_id for item_id in query.item_ids if item_id not in known)
+        return RankedItems(self._told(tenant_key, as_query, found), unknown)
+
+    async def _fresh_candidates(
+        self, profile: TenantProfile, query: RecommendQuery
+    ) -> tuple[Candidates, TenantProfile]:
+        return await self._fresh(profile, self._question(query, profile), query)
+
+    async def _fresh(
+        self, profile: TenantProfile, question: CandidateQuestion, query: RecommendQuery
+    ) -> tuple[Candidates, TenantProfile]:
+        """Candidates found with the user's present state: a state that lags is folded in first."""
+        now = query.time or datetime.now(UTC)
+        candidates = await self._candidates.find(profile.tenant_key, profile.model, question, now)
+        subject = candidates.subject
+        serving = profile.model.model_key if profile.model else None
+        lags = subject.folded_version < subject.version or subject.model_key != serving
+        if subject.user_key is not None and subject.version and lags:
+            await self._fold_in.refresh(profile.tenant_key, profile.model, [subject.user_key], by="reader")
+            candidates = await self._candidates.find(profile.tenant_key, profile.model, question, now)
+        return candidates, profile
+
+    def _question(self, query: RecommendQuery, profile: TenantProfile) -> CandidateQuestion:
+        strategy = query.strategy
+        deep = max(self._settings.candidates, 2 * query.count)
+        fill = query.count + _SLACK
+        limits: dict[str, int] = {}
+        if strategy in _PERSONAL or strategy is Strategy.TRENDING:
+            # Trending is the last resort of every personal strategy.
+            limits["trending"] = fill
+            limits["popular"] = fill
+        match strategy:
+            case Strategy.AUTO:
+                limits["collaborative"] = limits["neighbors"] = deep
+            case Strategy.COLLABORATIVE:
+                limits["collaborative"] = deep
+            case Strategy.NEIGHBORS | Strategy.SESSION:
+                limits["neighbors"] = deep
+            case Strategy.CONTENT:
+                limits["content"] = deep
+            case Strategy.POPULAR:
+                limits["popular"] = deep
+            case Strategy.NEW:
+                limits["new"] = deep
+            case Strategy.RECENTLY_VIEWED | Strategy.REPEAT:
+                limits["history"] = deep
+            case Strategy.TRENDING:
+                limits["trending"] = deep
+        if query.exploration:
+            limits["new"] = max(limits.get("new", 0), fill)
+        if profile.model is None:
+            limits.pop("collaborative", None)
+            limits.pop("neighbors", None)
+        by_session = query.user_id is None and query.session_id is not None
+        return CandidateQuestion(
+            kind=UserKind.SESSION if by_session else UserKind.USER,
+            user_id=query.session_id if by_session else query.user_id,
+            session_item_ids=query.session_item_ids,
+            limits=limits,
+            history_items=self._settings.neighbor_history_items,
+            trend="trend_day" if query.trend_half_life == TREND_HALF_LIVES[0] else "trend_week",
+            include_seen=query.include_seen or strategy in _HISTORICAL,
+            excluded=query.exclude_item_ids,
+            filter=query.filter,
+            boosts=query.boosts,
+            category_field=query.diversity.category_field if query.diversity.max_per_category else None,
+            want_vectors=query.diversity.trade_off < 1,
+        )
+
+    async def _ranked(self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates) -> Recommendations:
+        strategy, degradation = _effective(query, profile, candidates)
+        weights = weights_for(strategy, profile.model.blend_weights if profile.model else {})
+        ranked = rank(candidates, query, weights, seed=secrets.randbits(32))
+        positions = [int(position) for position in ranked.positions]
+        items = await self._items_of(profile.tenant_key, query, [candidates.item_ids[at] for at in positions])
+        because = await self._because(profile, query, candidates, positions)
+        return Recommendations(
+            items=tuple(
+                RecommendedItem(
+                    item_id=candidates.item_ids[at],
+                    score=float(ranked.scores[at]),
+                    source=ranked.source(at),
+                    reasons=self._reasons(query, candidates, ranked, at, because),
+                    item=items.get(candidates.item_ids[at]),
+                )
+                for at in positions
+            ),
+            strategy=strategy,
+            model_id=profile.model.model_id if profile.model and strategy in _PERSONAL else "",
+            generate_time=datetime.now(UTC),
+            degradation=degradation,
+        )
+
+    async def _items_of(
+        self, tenant_key: TenantKey, query: RecommendQuery, item_ids: Sequence[ItemId]
+    ) -> Mapping[ItemId, Item]:
+        if not query.item_fields or not item_ids:
+            return {}
+        return await self._items.get_many(tenant_key, item_ids)
+
+    async def _because(
+        self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates, positions: Sequence[int]
+    ) -> Mapping[int, Sequence[tuple[ItemId, float]]]:
+        if not query.explain or profile.model is None or not positions:
+            return {}
+        keys = [candidates.item_keys[at] for at in positions]
+        found = await self._candidates.explanations(
+            profile.tenant_key,
+            profile.model,
+            candidates.subject.user_key,
+            query.session_item_ids,
+            keys,
+            self._settings.neighbor_history_items,
+        )
+        return {at: found.get(candidates.item_keys[at], ()) for at in positions}
+
+    @staticmethod
+    def _reasons(
+        query: RecommendQuery,
+        candidates: Candidates,
+        ranked: Ranked,
+        at: int,
+        because: Mapping[int, Sequence[tuple[ItemId, float]]],
+    ) -> tuple[Reason, ...]:
+        return reasons(candidates, ranked, at, because.get(at, ()), {}) if query.explain else ()
+
+    async def _keep(
+        self,
+        profile: TenantProfile,
+        who: str,
+        fingerprint: str,
+        found: Recommendations,
+        candidates: Candidates,
+    ) -> None:
+        if self._cache is None or (who and candidates.subject.user_key is None):
+            # An unknown user has no version that could outdate the list; the first event makes one.
+            return
+        life_s = self._cache_settings.list_ttl_s
+        expiring = {item.item_id for item in found.items}
+        for item_id, expire_time in zip(candidates.item_ids, candidates.expire_times, strict=True):
+            if expire_time is not None and item_id in expiring:
+                life_s = min(life_s, (expire_time - found.generate_time).total_seconds())
+        if life_s <= 0:
+            return
+        versions = Versions(profile.version, candidates.subject.user_key, candidates.subject.version)
+        await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s)
+
+    def _told(self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations) -> Recommendations:
+        """The list under a new id, counted and noted as shown."""
+        recommendation_id = uuid.uuid4().hex
+        self._metrics.recommendations.labels(found.strategy.value, found.degradation.level.name).inc()
+        if self._shown is not None:
+            by_session = query.user_id is None and query.session_id is not None
+            self._shown.add(
+                tenant_key,
+                ShownList(
+                    recommendation_id=recommendation_id,
+                    kind=UserKind.SESSION if by_session else UserKind.USER,
+                    user_id=query.session_id if by_session else query.user_id,
+                    strategy=found.strategy.value,
+                    placement=query.placement,
+                    model_id=found.model_id,
+                    item_ids=tuple(item.item_id for item in found.items),
+                    create_time=datetime.now(UTC),
+                ),
+            )
+        return replace(found, recommendation_id=recommendation_id)
+
+
+def _who(query: RecommendQuery) -> str:
+    if query.user_id is not None:
+        return f"user:{query.user_id}"
+    return f"session:{query.session_id}" if query.session_id is not None else ""
+
+
+def _effective(query: RecommendQuery, profile: TenantProfile, candidates: Candidates) -> tuple[Strategy, Degradation]:
+    """The strategy that the candidates allow: without history or model, a personal one falls back to trending."""
+    strategy = query.strategy
+    if strategy not in _PERSONAL:
+        return strategy, Degradation()
+    if candidates.subject.history_size == 0:
+        # Nothing is known of this visitor: trending is the full answer, not a degraded one.
+        return Strategy.TRENDING, Degradation()
+    if profile.model is None and (strategy in _NEEDS_MODEL or strategy is Strategy.AUTO):
+        return Strategy.TRENDING, Degradation(DegradationLevel.FALLBACK, "no model is trained yet")
+    return strategy, Degradation()

@@ -1,0 +1,1 @@
+"""What keeps one failing dependency from taking the service with it."""

@@ -1,0 +1,57 @@
+"""The call at hand: who makes it, its request id, and what validation found wrong with single elements.
+
+Set by the pipeline, read by servicers; carried by a context variable, since gRPC's context object takes no fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import grpc
+
+from recsvc.domain.errors import CredentialsMissing, FieldViolation
+from recsvc.domain.ids import TenantKey
+from recsvc.domain.tenancy import Principal
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(slots=True)
+class Call:
+    """One call in the course of being answered."""
+
+    method: str
+    request_id: str
+    metadata: Mapping[str, str]
+    principal: Principal | None = None
+    element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
+    code: str = "OK"
+
+
+_current: ContextVar[Call] = ContextVar("recsvc_call")
+
+
+def enter(call: Call) -> None:
+    """Make it the call at hand of this task."""
+    _current.set(call)
+
+
+def current() -> Call:
+    """The call at hand."""
+    return _current.get()
+
+
+def principal() -> Principal:
+    """Who makes the call. Raises CredentialsMissing for a method without authentication."""
+    found = _current.get().principal
+    if found is None:
+        raise CredentialsMissing
+    return found
+
+
+def tenant() -> TenantKey:
+    """The tenant that the call acts for."""
+    return principal().tenant_key

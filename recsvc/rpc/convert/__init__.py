@@ -1,0 +1,1 @@
+"""Between protobuf messages and the domain: the only modules that know both."""

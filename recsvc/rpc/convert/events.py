@@ -1,0 +1,89 @@
+"""Events and event types between messages and the domain."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from recsvc.domain.errors import EventTimeOutOfRange, InvalidField
+from recsvc.domain.events import MAX_CLOCK_SKEW, Event, EventType, StoredEvent
+from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
+from recsvc.gen.v1 import ingestion_service_pb2 as pb
+from recsvc.rpc.convert.values import duration, mask_paths, moment, plain, span, struct, timestamp
+
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_EVENT_TYPE_FIELDS = ("weight", "half_life", "counts_as_seen", "conversion")
+
+
+def event(message: pb.Event, path: str, now: datetime) -> Event:
+    """The event in a message; without an id it gets one, without a time it happened now.
+
+    Raises InvalidField (naming the field below `path`) and EventTimeOutOfRange.
+    """
+    if not message.user_id and not message.session_id:
+        raise InvalidField(f"{path}.user_id", "is required, or session_id")
+    event_time = moment(message.event_time, f"{path}.event_time") if message.HasField("event_time") else now
+    if event_time > now + MAX_CLOCK_SKEW:
+        minutes = int(MAX_CLOCK_SKEW / timedelta(minutes=1))
+        raise EventTimeOutOfRange(f"{path}.event_time", f"is more than {minutes} minutes in the future")
+    if event_time < _EARLIEST:
+        raise EventTimeOutOfRange(f"{path}.event_time", "is before 1970")
+    return Event(
+        event_id=EventId(message.event_id or uuid.uuid4().hex),
+        event_type=message.event_type,
+        item_id=ItemId(message.item_id),
+        event_time=event_time,
+        user_id=UserId(message.user_id) if message.user_id else None,
+        session_id=SessionId(message.session_id) if message.session_id else None,
+        value=message.value if message.HasField("value") else None,
+        context=plain(message.context),
+        recommendation_id=message.recommendation_id or None,
+        properties=plain(message.properties),
+    )
+
+
+def event_proto(stored: StoredEvent) -> pb.Event:
+    """The message for a stored event."""
+    source = stored.event
+    return pb.Event(
+        event_id=source.event_id,
+        event_type=source.event_type,
+        user_id=source.user_id or "",
+        session_id=source.session_id or "",
+        item_id=source.item_id,
+        value=source.value,
+        event_time=timestamp(source.event_time),
+        context=struct(source.context) if source.context else None,
+        recommendation_id=source.recommendation_id or "",
+        properties=struct(source.properties) if source.properties else None,
+        create_time=timestamp(stored.create_time),
+    )
+
+
+def event_type_change(request: pb.UpdateEventTypeRequest, present: EventType) -> EventType:
+    """The event type after the update. Raises InvalidUpdateMask."""
+    message = request.event_type
+    paths = (
+        mask_paths(request.update_mask, _EVENT_TYPE_FIELDS) if request.HasField("update_mask") else _EVENT_TYPE_FIELDS
+    )
+    wanted = {
+        "weight": message.weight,
+        "half_life": span(message.half_life) if message.HasField("half_life") else None,
+        "counts_as_seen": message.counts_as_seen,
+        "conversion": message.conversion,
+    }
+    return replace(present, **{path: wanted[path] for path in paths})  # type: ignore[arg-type]
+
+
+def event_type_proto(source: EventType) -> pb.EventType:
+    """The message for an event type."""
+    return pb.EventType(
+        event_type=source.event_type,
+        weight=source.weight,
+        half_life=duration(source.half_life),
+        counts_as_seen=source.counts_as_seen,
+        conversion=source.conversion,
+        create_time=timestamp(source.create_time),
+        update_time=timestamp(source.update_time),
+    )

@@ -1,0 +1,1 @@
+"""The stages that surround every call, one module each."""

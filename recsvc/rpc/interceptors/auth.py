@@ -1,0 +1,71 @@
+"""Admits a call if its key is valid and holds the scope that the method's option in the protos demands.
+
+A method that declares no scope is refused to everybody. A key with admin:service may act for another tenant by the
+metadata entry x-tenant-id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from google.protobuf.descriptor import FileDescriptor
+
+from recsvc.domain.errors import CredentialsMissing, ScopeMissing
+from recsvc.domain.ids import TenantId
+from recsvc.domain.tenancy import Principal, Scope
+from recsvc.gen.v1 import options_pb2
+from recsvc.rpc.authentication import Authenticator
+from recsvc.rpc.calls import Call, Context
+from recsvc.storage.tenants import TenantRepository
+
+ANY_KEY = "any"
+_BEARER = "bearer "
+
+
+def required_scopes(files: Iterable[FileDescriptor]) -> Mapping[str, str]:
+    """The scope of each method by its full gRPC path; "" where none is declared."""
+    return {
+        f"/{service.full_name}/{method.name}": method.GetOptions().Extensions[options_pb2.required_scope]
+        for file in files
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+
+
+class Authentication:
+    """Finds out who calls, and whether they may."""
+
+    def __init__(self, authenticator: Authenticator, tenants: TenantRepository, scopes: Mapping[str, str]) -> None:
+        self._authenticator = authenticator
+        self._tenants = tenants
+        self._scopes = scopes
+
+    @asynccontextmanager
+    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+        """Put the principal into the call. Raises CredentialsMissing, CredentialsInvalid, ScopeMissing."""
+        principal = await self._authenticator.authenticate(_key_of(call.metadata))
+        scope = self._scopes.get(call.method, "")
+        if scope != ANY_KEY and scope not in principal.scopes:
+            raise ScopeMissing(scope or "(none is declared)")
+        other = call.metadata.get("x-tenant-id")
+        if other and other != principal.tenant_id:
+            principal = await self._acting_for(principal, TenantId(other))
+        call.principal = principal
+        yield
+
+    async def _acting_for(self, principal: Principal, tenant_id: TenantId) -> Principal:
+        if Scope.ADMIN_SERVICE not in principal.scopes:
+            raise ScopeMissing(Scope.ADMIN_SERVICE)
+        tenant = await self._tenants.get(tenant_id)
+        return replace(principal, tenant_key=tenant.tenant_key, tenant_id=tenant.tenant_id)
+
+
+def _key_of(metadata: Mapping[str, str]) -> str:
+    authorization = metadata.get("authorization", "")
+    if authorization.lower().startswith(_BEARER):
+        return authorization[len(_BEARER) :].strip()
+    if key := metadata.get("x-api-key"):
+        return key.strip()
+    raise CredentialsMissing

@@ -1,0 +1,112 @@
+"""The gRPC server: services, health, reflection, limits; begins to serve and drains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from recsvc.gen.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    experiment_service_pb2,
+    experiment_service_pb2_grpc,
+    ingestion_service_pb2,
+    ingestion_service_pb2_grpc,
+    recommendation_service_pb2,
+    recommendation_service_pb2_grpc,
+    user_service_pb2,
+    user_service_pb2_grpc,
+)
+from recsvc.rpc.pipeline import Pipeline
+from recsvc.rpc.reflection import enable_reflection
+from recsvc.rpc.servicers.admin import AdminServicer
+from recsvc.rpc.servicers.catalog import CatalogServicer
+from recsvc.rpc.servicers.experiments import ExperimentServicer
+from recsvc.rpc.servicers.ingestion import IngestionServicer
+from recsvc.rpc.servicers.recommendation import RecommendationServicer
+from recsvc.rpc.servicers.users import UserServicer
+from recsvc.settings import ServerSettings
+
+FILES = tuple(
+    module.DESCRIPTOR
+    for module in (
+        catalog_service_pb2,
+        user_service_pb2,
+        ingestion_service_pb2,
+        recommendation_service_pb2,
+        experiment_service_pb2,
+        admin_service_pb2,
+    )
+)
+SERVICE_NAMES = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
+READINESS = "readiness"
+
+
+class RpcServer:
+    """A grpc.aio server with everything that stands at the door."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        catalog: CatalogServicer,
+        users: UserServicer,
+        ingestion: IngestionServicer,
+        recommendation: RecommendationServicer,
+        experiments: ExperimentServicer,
+        admin: AdminServicer,
+        settings: ServerSettings,
+    ) -> None:
+        self._settings = settings
+        self._server = grpc.aio.server(
+            interceptors=[pipeline],
+            options=_options(settings),
+            maximum_concurrent_rpcs=settings.max_concurrent_calls,
+        )
+        catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog, self._server)
+        user_service_pb2_grpc.add_UserServiceServicer_to_server(users, self._server)
+        ingestion_service_pb2_grpc.add_IngestionServiceServicer_to_server(ingestion, self._server)
+        recommendation_service_pb2_grpc.add_RecommendationServiceServicer_to_server(recommendation, self._server)
+        experiment_service_pb2_grpc.add_ExperimentServiceServicer_to_server(experiments, self._server)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.reflection:
+            names = [*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+            enable_reflection(names, self._server)
+
+    async def start(self) -> int:
+        """Listen and call everything healthy; returns the port."""
+        port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        await self._server.start()
+        await self.set_ready(True)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def set_ready(self, ready: bool) -> None:
+        """Tell probes whether calls should come here."""
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in (READINESS, *SERVICE_NAMES):
+            await self._health.set(name, status)
+
+    async def drain(self) -> None:
+        """Refuse new calls, let those in flight end within the grace."""
+        await self.set_ready(False)
+        await self._server.stop(self._settings.drain_s)
+
+
+def _options(settings: ServerSettings) -> Sequence[tuple[str, Any]]:
+    return (
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 1),
+        # Metadata beyond this is refused by the transport.
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    )

@@ -1,0 +1,1 @@
+"""Thin servicers: convert in, ask storage or the engine, convert out."""

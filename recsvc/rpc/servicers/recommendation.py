@@ -1,0 +1,122 @@
+"""RecommendationService. What a later version brings answers UNIMPLEMENTED with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from recsvc.domain.errors import DomainError, FieldViolation, NotImplementedYet
+from recsvc.domain.tenancy import TenantProfile
+from recsvc.engine.profiles import TenantProfiles
+from recsvc.engine.recommender import Recommender
+from recsvc.engine.similar_items import SimilarItemFinder
+from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from recsvc.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceServicer
+from recsvc.rpc import calls
+from recsvc.rpc.calls import Context
+from recsvc.rpc.convert import recommendations as convert
+from recsvc.rpc.convert.values import duration, timestamp
+from recsvc.rpc.errors import OK, status_of, violations_status
+
+# More would only queue for the database's connections and keep other callers from them.
+_BATCH_CONCURRENCY = 4
+
+
+class RecommendationServicer(RecommendationServiceServicer):
+    """Answers with ranked items."""
+
+    def __init__(self, recommender: Recommender, similar_items: SimilarItemFinder, profiles: TenantProfiles) -> None:
+        self._recommender = recommender
+        self._similar_items = similar_items
+        self._profiles = profiles
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Context) -> pb.RecommendResponse:
+        return await self._recommend(request, await self._profiles.get(calls.tenant()))
+
+    async def BatchRecommend(self, request: pb.BatchRecommendRequest, context: Context) -> pb.BatchRecommendResponse:
+        profile = await self._profiles.get(calls.tenant())
+        violations = calls.current().element_violations
+        slots = asyncio.Semaphore(_BATCH_CONCURRENCY)
+
+        async def answer(element: pb.RecommendRequest, wrong: list[FieldViolation] | None) -> pb.RecommendResult:
+            if wrong:
+                return pb.RecommendResult(status=violations_status(wrong))
+            try:
+                async with slots:
+                    return pb.RecommendResult(status=OK, response=await self._recommend(element, profile))
+            except DomainError as error:
+                return pb.RecommendResult(status=status_of(error))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(answer(element, violations.get(index)))
+                for index, element in enumerate(request.requests)
+            ]
+        return pb.BatchRecommendResponse(results=[task.result() for task in tasks])
+
+    async def SimilarItems(self, request: pb.SimilarItemsRequest, context: Context) -> pb.SimilarItemsResponse:
+        tenant_key = calls.tenant()
+        query = convert.similar_query(request, await self._profiles.get(tenant_key))
+        return convert.similar_response(await self._similar_items.find(tenant_key, query), query.item_fields)
+
+    async def TrendingItems(self, request: pb.TrendingItemsRequest, context: Context) -> pb.TrendingItemsResponse:
+        tenant_key = calls.tenant()
+        query = convert.trending_query(request, await self._profiles.get(tenant_key))
+        found = await self._recommender.recommend(tenant_key, query)
+        return pb.TrendingItemsResponse(
+            recommendation_id=found.recommendation_id,
+            items=convert.recommended_items(found.items, query.item_fields),
+            window=duration(query.trend_half_life),
+            degradation=convert.degradation_proto(found.degradation),
+            generate_time=timestamp(found.generate_time),
+        )
+
+    async def PopularItems(self, request: pb.PopularItemsRequest, context: Context) -> pb.PopularItemsResponse:
+        tenant_key = calls.tenant()
+        query = convert.popular_query(request, await self._profiles.get(tenant_key))
+        found = await self._recommender.recommend(tenant_key, query)
+        return pb.PopularItemsResponse(
+            recommendation_id=found.recommendation_id,
+            items=convert.recommended_items(found.items, query.item_fields),
+            degradation=convert.degradation_proto(found.degradation),
+            generate_time=timestamp(found.generate_time),
+        )
+
+    async def RankItems(self, request: pb.RankItemsRequest, context: Context) -> pb.RankItemsResponse:
+        tenant_key = calls.tenant()
+        query = convert.rank_query(request, await self._profiles.get(tenant_key))
+        ranked = await self._recommender.rank_items(tenant_key, query)
+        found = ranked.recommendations
+        return pb.RankItemsResponse(
+            recommendation_id=found.recommendation_id,
+            items=convert.recommended_items(found.items, ()),
+            unknown_item_ids=ranked.unknown_item_ids,
+            model_id=found.model_id,
+            degradation=convert.degradation_proto(found.degradation),
+            generate_time=timestamp(found.generate_time),
+        )
+
+    async def BulkRecommend(
+        self, request_iterator: AsyncIterator[pb.BulkRecommendRequest], context: Context
+    ) -> AsyncIterator[pb.BulkRecommendResponse]:
+        raise NotImplementedYet("BulkRecommend")
+        yield pb.BulkRecommendResponse()
+
+    async def SimilarUsers(self, request: pb.SimilarUsersRequest, context: Context) -> pb.SimilarUsersResponse:
+        raise NotImplementedYet("SimilarUsers")
+
+    async def ExplainRecommendation(
+        self, request: pb.ExplainRecommendationRequest, context: Context
+    ) -> pb.ExplainRecommendationResponse:
+        raise NotImplementedYet("ExplainRecommendation")
+
+    async def WatchRecommendations(
+        self, request: pb.WatchRecommendationsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRecommendationsResponse]:
+        raise NotImplementedYet("WatchRecommendations")
+        yield pb.WatchRecommendationsResponse()
+
+    async def _recommend(self, request: pb.RecommendRequest, profile: TenantProfile) -> pb.RecommendResponse:
+        query = convert.recommend_query(request, profile)
+        found = await self._recommender.recommend(profile.tenant_key, query)
+        return convert.recommend_response(found, query.item_fields)

@@ -1,0 +1,64 @@
+"""The methods of AdminService that train and switch models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from recsvc.domain.paging import DEFAULT_PAGE_SIZE, PageTokens
+from recsvc.gen.v1 import admin_service_pb2 as pb
+from recsvc.gen.v1.admin_service_pb2_grpc import AdminServiceServicer
+from recsvc.rpc import calls
+from recsvc.rpc.calls import Context
+from recsvc.rpc.convert import models as convert
+from recsvc.training.runner import TrainingRunner
+
+
+class TrainingMethods(AdminServiceServicer):
+    """Starts and follows runs; lists, activates and deletes models."""
+
+    def __init__(self, runner: TrainingRunner, tokens: PageTokens) -> None:
+        self._runner = runner
+        self._tokens = tokens
+
+    async def StartTraining(self, request: pb.StartTrainingRequest, context: Context) -> pb.StartTrainingResponse:
+        principal = calls.principal()
+        parameters = {
+            "dimension": request.dimension if request.HasField("dimension") else None,
+            "neighbors": request.neighbors if request.HasField("neighbors") else None,
+            "force": request.force_activation,
+        }
+        run = await self._runner.start(principal.tenant_key, principal.tenant_id, parameters)
+        return pb.StartTrainingResponse(training_run=convert.training_run_proto(run))
+
+    async def GetTrainingRun(self, request: pb.GetTrainingRunRequest, context: Context) -> pb.GetTrainingRunResponse:
+        run = await self._runner.get(calls.tenant(), request.training_run_id)
+        return pb.GetTrainingRunResponse(training_run=convert.training_run_proto(run))
+
+    async def WatchTrainingRun(
+        self, request: pb.WatchTrainingRunRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTrainingRunResponse]:
+        async for run in self._runner.watch(calls.tenant(), request.training_run_id):
+            yield pb.WatchTrainingRunResponse(training_run=convert.training_run_proto(run))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        tenant_key = calls.tenant()
+        list_name = f"{tenant_key}/models"
+        limit = request.page_size or DEFAULT_PAGE_SIZE
+        after = self._tokens.decode(list_name, request.page_token)
+        found = await self._runner.models.list(tenant_key, int(str(after[0])) if after else None, limit + 1)
+        response = pb.ListModelsResponse(models=[convert.model_proto(model) for model in found[:limit]])
+        if len(found) > limit:
+            response.next_page_token = self._tokens.encode(list_name, [found[limit - 1].model_key])
+        return response
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        found = await self._runner.models.get(calls.tenant(), request.model_id)
+        return pb.GetModelResponse(model=convert.model_proto(found))
+
+    async def ActivateModel(self, request: pb.ActivateModelRequest, context: Context) -> pb.ActivateModelResponse:
+        active = await self._runner.models.activate(calls.tenant(), request.model_id)
+        return pb.ActivateModelResponse(model=convert.model_proto(active))
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        await self._runner.models.delete(calls.tenant(), request.model_id)
+        return pb.DeleteModelResponse()

@@ -1,0 +1,83 @@
+"""UserService: profiles, and the right to see, move and erase what is held."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from recsvc.domain.errors import InvalidField, UserNotFound
+from recsvc.domain.filters import USER_FIELDS, parse
+from recsvc.domain.ids import UserId
+from recsvc.domain.order_by import parse_order_by
+from recsvc.domain.paging import DEFAULT_PAGE_SIZE, PageTokens
+from recsvc.domain.users import UserKind
+from recsvc.gen.v1 import user_service_pb2 as pb
+from recsvc.gen.v1.user_service_pb2_grpc import UserServiceServicer
+from recsvc.rpc import calls
+from recsvc.rpc.calls import Context
+from recsvc.rpc.convert import users as convert
+from recsvc.storage.users import BY_ID, UserRepository
+
+_ORDERS = ("user_id", "create_time", "update_time")
+
+
+class UserServicer(UserServiceServicer):
+    """Stores, exports, merges and erases users."""
+
+    def __init__(self, users: UserRepository, tokens: PageTokens) -> None:
+        self._users = users
+        self._tokens = tokens
+
+    async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:
+        found = await self._users.get(calls.tenant(), UserId(request.user_id))
+        return pb.GetUserResponse(user=convert.user_proto(found))
+
+    async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> pb.UpdateUserResponse:
+        stored = await self._users.change(
+            calls.tenant(),
+            UserId(request.user.user_id),
+            lambda present: convert.user_change(request, present),
+            allow_missing=request.allow_missing,
+        )
+        return pb.UpdateUserResponse(user=convert.user_proto(stored))
+
+    async def DeleteUser(self, request: pb.DeleteUserRequest, context: Context) -> pb.DeleteUserResponse:
+        erased = await self._users.erase(calls.tenant(), UserId(request.user_id))
+        if not erased.users and not request.allow_missing:
+            raise UserNotFound(request.user_id)
+        return pb.DeleteUserResponse(
+            event_count=erased.events,
+            shown_count=erased.shown,
+            state_count=erased.states,
+            profile_count=erased.users,
+        )
+
+    async def ListUsers(self, request: pb.ListUsersRequest, context: Context) -> pb.ListUsersResponse:
+        tenant_key = calls.tenant()
+        tree = parse(request.filter, USER_FIELDS)
+        orders = parse_order_by(request.order_by, _ORDERS, BY_ID, unique="user_id")
+        list_name = f"{tenant_key}/users/{tree}/{orders}"
+        limit = request.page_size or DEFAULT_PAGE_SIZE
+        after = self._tokens.decode(list_name, request.page_token)
+        found = await self._users.list(tenant_key, tree, orders, after, limit + 1, datetime.now(UTC))
+        response = pb.ListUsersResponse(users=[convert.user_proto(user) for user in found[:limit]])
+        if len(found) > limit:
+            last = [getattr(found[limit - 1], order.field) for order in orders]
+            response.next_page_token = self._tokens.encode(list_name, last)
+        return response
+
+    async def ExportUser(self, request: pb.ExportUserRequest, context: Context) -> AsyncIterator[pb.ExportUserResponse]:
+        async for part in self._users.export(calls.tenant(), UserId(request.user_id), datetime.now(UTC)):
+            yield convert.export_proto(part)
+
+    async def MergeUsers(self, request: pb.MergeUsersRequest, context: Context) -> pb.MergeUsersResponse:
+        if request.source_user_id and request.source_user_id == request.user_id:
+            raise InvalidField("source_user_id", "must be another user than user_id")
+        by_session = request.WhichOneof("source") == "source_session_id"
+        merged = await self._users.merge(
+            calls.tenant(),
+            UserKind.SESSION if by_session else UserKind.USER,
+            request.source_session_id if by_session else request.source_user_id,
+            UserId(request.user_id),
+        )
+        return pb.MergeUsersResponse(user=convert.user_proto(merged.user), moved_event_count=merged.moved_events)

@@ -1,0 +1,118 @@
+"""API keys at rest: their hashes, never their secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from psycopg.rows import DictRow
+
+from recsvc.domain.errors import ApiKeyNotFound
+from recsvc.domain.ids import TenantId, TenantKey
+from recsvc.domain.tenancy import ApiKey, Scope
+from recsvc.storage.database import Database, execute
+from recsvc.storage.statements import load
+
+_SQL = load("api_keys")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key as authentication needs it."""
+
+    key: ApiKey
+    tenant_key: TenantKey
+    tenant_id: TenantId
+    secret_hash: str
+    previous_secret_hash: str | None
+    previous_expire_time: datetime | None
+
+    def __repr__(self) -> str:
+        """Keep the hashes out of logs and tracebacks."""
+        return f"StoredKey({self.key.key_id})"
+
+
+class ApiKeyRepository:
+    """Keys by id (for authentication, over all tenants) and by tenant (for administration)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(
+        self,
+        tenant_key: TenantKey,
+        key_id: str,
+        secret_hash: str,
+        display_name: str,
+        scopes: Iterable[Scope],
+        expire_time: datetime | None,
+    ) -> ApiKey:
+        """Store a new key."""
+        parameters = {
+            "tenant": tenant_key,
+            "key_id": key_id,
+            "secret_hash": secret_hash,
+            "display_name": display_name,
+            "scopes": sorted(scope.value for scope in scopes),
+            "expire_time": expire_time,
+        }
+        row = await self._database.fetch_one(tenant_key, _SQL["insert_key"], parameters)
+        assert row is not None  # noqa: S101  (RETURNING of a plain insert)
+        return _key(row)
+
+    async def find(self, key_id: str) -> StoredKey | None:
+        """The key of this id, whichever tenant it belongs to, revoked and expired ones too."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["find_key"], {"key_id": key_id})
+            row = await cursor.fetchone()
+            if row is None:
+                return None
+            await execute(connection, _SQL["touch_key"], {"key_id": key_id})
+        return StoredKey(
+            key=_key(row),
+            tenant_key=TenantKey(row["tenant_key"]),
+            tenant_id=TenantId(row["tenant_id"]),
+            secret_hash=row["secret_hash"],
+            previous_secret_hash=row["previous_secret_hash"],
+            previous_expire_time=row["previous_expire_time"],
+        )
+
+    async def list(self, tenant_key: TenantKey, after: str, limit: int) -> list[ApiKey]:
+        """A tenant's keys by id, after the given id."""
+        rows = await self._database.fetch_all(
+            tenant_key, _SQL["list_keys"], {"tenant": tenant_key, "after": after, "limit": limit}
+        )
+        return [_key(row) for row in rows]
+
+    async def rotate(self, tenant_key: TenantKey, key_id: str, secret_hash: str, overlap: timedelta) -> ApiKey:
+        """Give a key a new secret. Raises ApiKeyNotFound, for revoked keys too."""
+        parameters = {
+            "tenant": tenant_key,
+            "key_id": key_id,
+            "secret_hash": secret_hash,
+            "overlap_s": overlap.total_seconds(),
+        }
+        row = await self._database.fetch_one(tenant_key, _SQL["rotate_key"], parameters)
+        if row is None:
+            raise ApiKeyNotFound(key_id)
+        return _key(row)
+
+    async def revoke(self, tenant_key: TenantKey, key_id: str) -> ApiKey:
+        """Revoke a key. Raises ApiKeyNotFound."""
+        row = await self._database.fetch_one(tenant_key, _SQL["revoke_key"], {"tenant": tenant_key, "key_id": key_id})
+        if row is None:
+            raise ApiKeyNotFound(key_id)
+        return _key(row)
+
+
+def _key(row: DictRow) -> ApiKey:
+    return ApiKey(
+        key_id=row["key_id"],
+        display_name=row["display_name"],
+        scopes=frozenset(Scope(scope) for scope in row["scopes"]),
+        create_time=row["create_time"],
+        expire_time=row["expire_time"],
+        revoke_time=row["revoke_time"],
+        last_used_time=row["last_used_time"],
+    )

@@ -1,0 +1,269 @@
+"""Events: written in batches, each in one transaction, and read back as pages and snapshots.
+
+`write` is the only way in. A batch that is small goes as arrays, a large one by binary COPY; the statement behind both
+is the same. What it promises: when it returns, every event that it calls recorded is on disk, exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
+from recsvc.domain.events import Event, Recorded, StoredEvent
+from recsvc.domain.filters import Tree
+from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
+from recsvc.domain.order_by import Order
+from recsvc.domain.paging import PageValue
+from recsvc.domain.users import UserKind
+from recsvc.storage.changes import Changes
+from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
+from recsvc.storage.keyset import after_clause, order_clause
+from recsvc.storage.statements import compose, load
+
+_SQL = load("events")
+_WRITE_ARRAYS = compose(_SQL["write_events"], source=sql.SQL(_SQL["incoming_arrays"].rstrip(";")))
+_WRITE_COPIED = compose(_SQL["write_events"], source=sql.Identifier("incoming_events"))
+# Below this many events the temporary table costs more than it saves.
+_COPY_FROM = 2000
+_COPY_TYPES = (
+    "int4",
+    "text",
+    "text",
+    "int2",
+    "text",
+    "text",
+    "text",
+    "float8",
+    "timestamptz",
+    "text",
+    "jsonb",
+    "jsonb",
+)
+POPULARITY_HALF_LIFE_S = 90 * 86_400.0
+_EXPORT_TIMEOUT_S = 3600.0
+_EXPORT_CHUNK = 1000
+
+Outcome = Recorded | DomainError
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch in which every event_id stands once, and where the repetitions were."""
+
+    rows: list[tuple[int, Event]]
+    repeated: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    outcomes: dict[int, Outcome]
+    versions: dict[UserKey, int]
+
+
+class EventRepository:
+    """Writes and reads the events of a tenant."""
+
+    def __init__(self, database: Database, changes: Changes, *, longest_transaction_s: float) -> None:
+        """longest_transaction_s: no write takes longer; an incremental export must look back so far."""
+        self._database = database
+        self._changes = changes
+        self._longest_transaction_s = longest_transaction_s
+
+    async def write(
+        self, tenant_key: TenantKey, events: Sequence[Event], *, timeout_s: float | None = None
+    ) -> list[Outcome]:
+        """Store events, each exactly once by its event_id; unknown users are created.
+
+        Returns one outcome per event, in order: Recorded, or the error that refused it (EventTypeUnknown,
+        ItemNotFound). Caches know of the change before this returns.
+        """
+        batch = _without_repetitions(events)
+        written = await self._write_retrying(tenant_key, batch, timeout_s)
+        if written.versions:
+            await self._changes.users_changed(tenant_key, written.versions)
+        return _in_order(events, batch, written)
+
+    async def list(
+        self,
+        tenant_key: TenantKey,
+        tree: Tree | None,
+        orders: Sequence[Order],
+        after: Sequence[PageValue] | None,
+        limit: int,
+        now: datetime,
+    ) -> list[StoredEvent]:
+        """A page of events that match."""
+        condition = compile_filter(tree, EVENT_COLUMNS, now)
+        beyond, params = after_clause(orders, EVENT_COLUMNS, after)
+        query = compose(
+            _SQL["list_events"],
+            filter=condition.condition,
+            after=beyond,
+            order=order_clause(orders, EVENT_COLUMNS),
+        )
+        rows = await self._database.fetch_all(
+            tenant_key, query, {"tenant": tenant_key, "limit": limit, **condition.params, **params}
+        )
+        return [_stored_event(row) for row in rows]
+
+    async def export(
+        self, tenant_key: TenantKey, tree: Tree | None, modified_after: datetime | None, now: datetime
+    ) -> AsyncIterator[tuple[datetime, Sequence[StoredEvent]]]:
+        """All events that match, in chunks, from one consistent snapshot; with each the moment of the snapshot."""
+        condition = compile_filter(tree, EVENT_COLUMNS, now)
+        query = compose(_SQL["export_events"], filter=condition.condition)
+        params = {"tenant": tenant_key, "modified_after": modified_after, **condition.params}
+        async with self._database.tenant_transaction(
+            tenant_key, snapshot=True, timeout_s=_EXPORT_TIMEOUT_S
+        ) as connection:
+            snapshot_time = await self._database.snapshot_time(connection, self._longest_transaction_s)
+            sent = False
+            async with connection.cursor("export_events") as rows:
+                await rows.execute(query, params)
+                while chunk := await rows.fetchmany(_EXPORT_CHUNK):
+                    sent = True
+                    yield snapshot_time, [_stored_event(row) for row in chunk]
+            if not sent:
+                yield snapshot_time, []
+
+    async def _write_retrying(self, tenant_key: TenantKey, batch: _Batch, timeout_s: float | None) -> _Written:
+        for _ in range(2):
+            try:
+                return await self._write_once(tenant_key, batch, timeout_s)
+            except psycopg.errors.CheckViolation:
+                # No partition for this month yet: the month has just begun.
+                await self._ensure_partitions([event.event_time for _, event in batch.rows])
+            except (psycopg.errors.ForeignKeyViolation, psycopg.errors.DeadlockDetected):
+                # An item or user was deleted at the same moment: look again.
+                continue
+        return await self._write_once(tenant_key, batch, timeout_s)
+
+    async def _write_once(self, tenant_key: TenantKey, batch: _Batch, timeout_s: float | None) -> _Written:
+        constants = {"tenant": tenant_key, "popularity_s": POPULARITY_HALF_LIFE_S}
+        if len(batch.rows) < _COPY_FROM:
+            rows = await self._database.fetch_all(tenant_key, _WRITE_ARRAYS, {**constants, **_arrays(batch.rows)})
+        else:
+            async with self._database.tenant_transaction(tenant_key, timeout_s=timeout_s) as connection:
+                await _copy_in(connection, batch.rows)
+                cursor = await execute(connection, _WRITE_COPIED, constants)
+                rows = await cursor.fetchall()
+        by_position = dict(batch.rows)
+        return _Written(
+            outcomes={
+                row["ordinal"]: _outcome(row, by_position[row["ordinal"]]) for row in rows if row["ordinal"] is not None
+            },
+            versions={UserKey(row["user_key"]): row["version"] for row in rows if row["user_key"] is not None},
+        )
+
+    async def _ensure_partitions(self, moments: Sequence[datetime]) -> None:
+        async with self._database.service_transaction() as connection:
+            months = sorted({moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0) for moment in moments})
+            await execute(
+                connection, _SQL["ensure_partitions"], {"moments": [month + timedelta(days=14) for month in months]}
+            )
+
+
+def _without_repetitions(events: Sequence[Event]) -> _Batch:
+    """An event_id that stands twice in a batch is stored once; the later ones are duplicates of the first."""
+    rows: list[tuple[int, Event]] = []
+    repeated: dict[int, int] = {}
+    first: dict[str, int] = {}
+    for position, event in enumerate(events):
+        if event.event_id in first:
+            repeated[position] = first[event.event_id]
+        else:
+            first[event.event_id] = position
+            rows.append((position, event))
+    return _Batch(rows, repeated)
+
+
+def _in_order(events: Sequence[Event], batch: _Batch, written: _Written) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for position, event in enumerate(events):
+        outcome = written.outcomes.get(batch.repeated.get(position, position))
+        if position in batch.repeated and isinstance(outcome, Recorded):
+            outcome = Recorded(event.event_id, duplicate=True)
+        assert outcome is not None  # noqa: S101  (the statement returns a row for every ordinal)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _outcome(row: DictRow, event: Event) -> Outcome:
+    if row["unknown_type"]:
+        return EventTypeUnknown("event_type", f"the tenant has no event type {event.event_type!r}")
+    if row["unknown_item"]:
+        return ItemNotFound(event.item_id, field="item_id")
+    return Recorded(event.event_id, duplicate=not row["fresh"])
+
+
+def _row(position: int, event: Event) -> tuple[object, ...]:
+    known = event.user_id is not None
+    return (
+        position,
+        event.event_id,
+        event.event_type,
+        UserKind.USER.value if known else UserKind.SESSION.value,
+        event.user_id if known else event.session_id,
+        event.session_id,
+        event.item_id,
+        event.value,
+        event.event_time,
+        event.recommendation_id,
+        Jsonb(dict(event.context)) if event.context else None,
+        Jsonb(dict(event.properties)) if event.properties else None,
+    )
+
+
+_ARRAYS = (
+    "ordinals",
+    "event_ids",
+    "event_types",
+    "kinds",
+    "user_ids",
+    "session_ids",
+    "item_ids",
+    "event_values",
+    "event_times",
+    "recommendation_ids",
+    "contexts",
+    "properties",
+)
+
+
+def _arrays(rows: Sequence[tuple[int, Event]]) -> dict[str, list[object]]:
+    columns = zip(*(_row(position, event) for position, event in rows), strict=True) if rows else ([],) * len(_ARRAYS)
+    return {name: list(column) for name, column in zip(_ARRAYS, columns, strict=True)}
+
+
+async def _copy_in(connection: Connection, rows: Sequence[tuple[int, Event]]) -> None:
+    await execute(connection, _SQL["create_incoming"])
+    async with connection.cursor() as cursor, cursor.copy(_SQL["copy_incoming"].encode()) as copy:
+        copy.set_types(_COPY_TYPES)
+        for position, event in rows:
+            await copy.write_row(_row(position, event))
+
+
+def _stored_event(row: DictRow) -> StoredEvent:
+    return StoredEvent(
+        event=Event(
+            event_id=EventId(row["event_id"]),
+            event_type=row["event_type"],
+            item_id=ItemId(row["item_id"]),
+            event_time=row["event_time"],
+            user_id=UserId(row["user_id"]) if row["user_id"] is not None else None,
+            session_id=SessionId(row["session_id"]) if row["session_id"] is not None else None,
+            value=row["value"],
+            context=row["context"] or {},
+            recommendation_id=row["recommendation_id"],
+            properties=row["properties"] or {},
+        ),
+        create_time=row["create_time"],
+    )

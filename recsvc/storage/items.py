@@ -1,0 +1,367 @@
+"""Items: one way to write them, whether one, a thousand or a million; and the ways to read them.
+
+What needs the tenant to be judged (attribute schema, length of embeddings, etags) is checked here, item by item, before
+anything is written. Every write raises the tenant's version and announces it, so that no cached list outlives it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from recsvc.domain.catalog import AttributeRule, AttributeType, Item, check_attributes
+from recsvc.domain.errors import (
+    AlreadyExists,
+    DomainError,
+    DuplicateInBatch,
+    EmbeddingDimensionMismatch,
+    InvalidField,
+    ItemNotFound,
+    StaleEtag,
+)
+from recsvc.domain.filters import Tree
+from recsvc.domain.ids import ItemId, TenantKey, UserKey
+from recsvc.domain.order_by import Order
+from recsvc.domain.paging import PageValue
+from recsvc.storage.changes import Changes
+from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.filter_sql import ITEM_COLUMNS, compile_filter
+from recsvc.storage.keyset import after_clause, order_clause
+from recsvc.storage.statements import compose, load
+from recsvc.storage.tenants import raise_version
+
+_SQL = load("items")
+_UPSERT_JSON = compose(_SQL["upsert_items"], source=sql.SQL(_SQL["incoming_json"].rstrip(";")))
+_UPSERT_COPIED = compose(_SQL["upsert_items"], source=sql.Identifier("incoming_items"))
+# Below this many items the temporary table costs more than it saves.
+_COPY_FROM = 1001
+_COPY_TYPES = (
+    "text", "text", "text", "text", "text[]", "text[]", "jsonb", "text", "bool", "bool", "timestamptz", "timestamptz",
+    "int8",
+)  # fmt: skip
+_BULK_TIMEOUT_S = 600.0
+_EXPORT_TIMEOUT_S = 3600.0
+_EXPORT_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One item as it is stored now."""
+
+    item: Item
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ItemActivity:
+    """Live counters of one item."""
+
+    item_id: ItemId
+    viewers_now: int
+    user_count: int
+    event_counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemExport:
+    """A part of an export."""
+
+    snapshot_time: datetime
+    items: Sequence[Item]
+    deleted_item_ids: Sequence[ItemId] = ()
+
+
+WriteOutcome = Written | DomainError
+
+
+class ItemRepository:
+    """Writes and reads the items of a tenant."""
+
+    def __init__(self, database: Database, changes: Changes, *, longest_transaction_s: float = _BULK_TIMEOUT_S) -> None:
+        """longest_transaction_s: no write takes longer; an incremental export must look back so far."""
+        self._database = database
+        self._changes = changes
+        self._longest_transaction_s = longest_transaction_s
+
+    async def create(self, tenant_key: TenantKey, item: Item, path: str = "item") -> Item:
+        """Raises AlreadyExists, and what `upsert_many` refuses."""
+
+        def must_be_new(present: Item | None) -> Item:
+            if present is not None:
+                raise AlreadyExists("item", item.item_id)
+            return replace(item, etag="")
+
+        return await self.change(tenant_key, item.item_id, must_be_new, path)
+
+    async def change(
+        self, tenant_key: TenantKey, item_id: ItemId, change: Callable[[Item | None], Item], path: str = "item"
+    ) -> Item:
+        """Apply a change to the item as it is now (None when there is none), atomically.
+
+        The change returns the item to store; the etag that it carries must be the present one, or empty.
+        path: where the item stands in the request, for errors.
+        """
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            cursor = await execute(connection, _SQL["lock_item"], {"tenant": tenant_key, "item_id": item_id})
+            row = await cursor.fetchone()
+            wanted = change(_item(row) if row else None)
+            (outcome,) = await self._write(connection, tenant_key, [wanted], lambda _: path)
+            if isinstance(outcome, DomainError):
+                raise outcome
+            version = await raise_version(connection, tenant_key)
+        await self._changes.tenant_changed(tenant_key, version)
+        return outcome.item
+
+    async def upsert_many(self, tenant_key: TenantKey, items: Sequence[Item]) -> Sequence[WriteOutcome]:
+        """Create or replace items as a whole, in one transaction; by binary COPY when there are many.
+
+        Returns one outcome per item, in order: Written, or the error that refused it (StaleEtag, DuplicateInBatch,
+        AttributeNotAllowed, EmbeddingDimensionMismatch, InvalidField). A refused item never fails its neighbours.
+        """
+        async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
+            outcomes = await self._write(connection, tenant_key, items, "items[{}]".format)
+            version = await raise_version(connection, tenant_key)
+        await self._changes.tenant_changed(tenant_key, version)
+        return outcomes
+
+    async def get(self, tenant_key: TenantKey, item_id: ItemId) -> Item:
+        """Raises ItemNotFound."""
+        found = await self.get_many(tenant_key, [item_id])
+        if item_id not in found:
+            raise ItemNotFound(item_id)
+        return found[item_id]
+
+    async def get_many(self, tenant_key: TenantKey, item_ids: Sequence[ItemId]) -> Mapping[ItemId, Item]:
+        """Those of the items that exist, by id."""
+        rows = await self._database.fetch_all(
+            tenant_key, _SQL["get_items"], {"tenant": tenant_key, "item_ids": list(item_ids)}
+        )
+        return {ItemId(row["item_id"]): _item(row) for row in rows}
+
+    async def any_of(self, tenant_key: TenantKey) -> bool:
+        """Whether the tenant has any item."""
+        row = await self._database.fetch_one(tenant_key, _SQL["any_items"], {"tenant": tenant_key})
+        return bool(row and row["found"])
+
+    async def list(
+        self,
+        tenant_key: TenantKey,
+        tree: Tree | None,
+        orders: Sequence[Order],
+        after: Sequence[PageValue] | None,
+        limit: int,
+        now: datetime,
+    ) -> list[Item]:
+        """A page of items that match."""
+        condition = compile_filter(tree, ITEM_COLUMNS, now)
+        beyond, params = after_clause(orders, ITEM_COLUMNS, after)
+        query = compose(
+            _SQL["list_items"], filter=condition.condition, after=beyond, order=order_clause(orders, ITEM_COLUMNS)
+        )
+        rows = await self._database.fetch_all(
+            tenant_key, query, {"tenant": tenant_key, "limit": limit, **condition.params, **params}
+        )
+        return [_item(row) for row in rows]
+
+    async def delete(self, tenant_key: TenantKey, item_ids: Sequence[ItemId], etag: str = "") -> frozenset[ItemId]:
+        """Delete items with their events, vectors and counters; returns the ids of those that were there.
+
+        etag: delete only while the item has this etag (for a single item).
+        """
+        expected = _etag_number(etag, item_ids[0]) if etag else None
+        async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
+            cursor = await execute(
+                connection,
+                _SQL["delete_items"],
+                {"tenant": tenant_key, "item_ids": list(item_ids), "etag": expected},
+            )
+            rows = await cursor.fetchall()
+            version = await raise_version(connection, tenant_key)
+        await self._changes.tenant_changed(tenant_key, version)
+        dirty = {UserKey(row["user_key"]): row["version"] for row in rows if row["user_key"] is not None}
+        if dirty:
+            await self._changes.users_changed(tenant_key, dirty)
+        return frozenset(ItemId(row["item_id"]) for row in rows if row["item_id"] is not None)
+
+    async def export(
+        self, tenant_key: TenantKey, tree: Tree | None, modified_after: datetime | None, now: datetime
+    ) -> AsyncIterator[ItemExport]:
+        """All items that match, or what changed since a moment, from one consistent snapshot."""
+        condition = compile_filter(tree, ITEM_COLUMNS, now)
+        query = compose(_SQL["export_items"], filter=condition.condition)
+        params = {"tenant": tenant_key, "modified_after": modified_after, **condition.params}
+        async with self._database.tenant_transaction(
+            tenant_key, snapshot=True, timeout_s=_EXPORT_TIMEOUT_S
+        ) as connection:
+            snapshot_time = await self._database.snapshot_time(connection, self._longest_transaction_s)
+            deleted: list[ItemId] = []
+            if modified_after is not None:
+                cursor = await execute(connection, _SQL["export_deleted"], params)
+                deleted = [ItemId(row["item_id"]) for row in await cursor.fetchall()]
+            # The first part comes even when it is empty: it carries the moment of the snapshot.
+            yield ItemExport(snapshot_time, [], deleted)
+            async with connection.cursor("export_items") as rows:
+                await rows.execute(query, params)
+                while chunk := await rows.fetchmany(_EXPORT_CHUNK):
+                    yield ItemExport(snapshot_time, [_item(row) for row in chunk])
+
+    async def activity(
+        self, tenant_key: TenantKey, item_ids: Sequence[ItemId], window_s: float, presence_s: float
+    ) -> Mapping[ItemId, ItemActivity]:
+        """Live counters of those of the items that exist."""
+        rows = await self._database.fetch_all(
+            tenant_key,
+            _SQL["item_activity"],
+            {"tenant": tenant_key, "item_ids": list(item_ids), "window_s": window_s, "presence_s": presence_s},
+        )
+        by_item: dict[ItemId, list[DictRow]] = {}
+        for row in rows:
+            by_item.setdefault(ItemId(row["item_id"]), []).append(row)
+        return {
+            item_id: ItemActivity(
+                item_id=item_id,
+                viewers_now=len({key for row in of_item for key in row["present_keys"] or ()}),
+                user_count=len({key for row in of_item for key in row["user_keys"] or ()}),
+                event_counts={row["event_type"]: row["events"] for row in of_item if row["event_type"]},
+            )
+            for item_id, of_item in by_item.items()
+        }
+
+    async def _write(
+        self, connection: Connection, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str]
+    ) -> Sequence[WriteOutcome]:
+        """Write the good ones of some items; the outcomes of all, in order."""
+        errors = await _refusals(connection, tenant_key, items, path)
+        good = [item for position, item in enumerate(items) if position not in errors]
+        if len(good) < _COPY_FROM:
+            params = {"tenant": tenant_key, "items": Jsonb([_document(item) for item in good], dumps=_dumps)}
+            cursor = await execute(connection, _UPSERT_JSON, params)
+        else:
+            await execute(connection, _SQL["create_incoming"])
+            async with connection.cursor() as copying, copying.copy(_SQL["copy_incoming"].encode()) as copy:
+                copy.set_types(_COPY_TYPES)
+                for item in good:
+                    row = _document(item)
+                    row["attributes"] = Jsonb(row["attributes"])
+                    await copy.write_row([*row.values()])
+            cursor = await execute(connection, _UPSERT_COPIED, {"tenant": tenant_key})
+        stored = {row["item_id"]: row for row in await cursor.fetchall()}
+        return [
+            errors[position] if position in errors else _written(item, stored.get(item.item_id))
+            for position, item in enumerate(items)
+        ]
+
+
+async def _refusals(
+    connection: Connection, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str]
+) -> dict[int, DomainError]:
+    """What is wrong with which item, by position."""
+    cursor = await execute(connection, _SQL["write_context"], {"tenant": tenant_key})
+    context = await cursor.fetchone()
+    schema = [
+        AttributeRule(key, AttributeType(kind), required, filterable)
+        for key, kind, required, filterable in context["attribute_schema"]
+    ]
+    dimension: int | None = context["embedding_dimension"]
+    if dimension is None and (first := next((item.embedding for item in items if item.embedding), None)):
+        params = {"tenant": tenant_key, "dimension": len(first)}
+        cursor = await execute(connection, _SQL["fix_embedding_dimension"], params)
+        dimension = (await cursor.fetchone())["embedding_dimension"]
+    errors: dict[int, DomainError] = {}
+    seen: set[ItemId] = set()
+    for position, item in enumerate(items):
+        try:
+            _check(item, schema, dimension, path(position))
+            if item.item_id in seen:
+                raise DuplicateInBatch(f"{path(position)}.item_id", f"{item.item_id!r} stands twice in the batch")
+        except DomainError as error:
+            errors[position] = error
+        else:
+            seen.add(item.item_id)
+    return errors
+
+
+def _check(item: Item, schema: Sequence[AttributeRule], dimension: int | None, path: str) -> None:
+    check_attributes(item.attributes, schema, f"{path}.attributes")
+    if item.embedding is not None and dimension is not None and len(item.embedding) != dimension:
+        raise EmbeddingDimensionMismatch(
+            f"{path}.embedding",
+            f"must have {dimension} numbers, as the tenant's first embedding; has {len(item.embedding)}",
+        )
+    if item.publish_time and item.expire_time and item.expire_time <= item.publish_time:
+        raise InvalidField(f"{path}.expire_time", "must be after publish_time")
+    if item.etag:
+        _etag_number(item.etag, item.item_id)
+
+
+def _written(item: Item, row: Mapping[str, Any] | None) -> WriteOutcome:
+    if row is None:
+        return StaleEtag(item.item_id)
+    stored = replace(item, etag=_etag_text(row["etag"]), create_time=row["create_time"], update_time=row["update_time"])
+    return Written(stored, row["created"])
+
+
+def _document(item: Item) -> dict[str, Any]:
+    """The item in the order of the columns of incoming_items."""
+    return {
+        "item_id": item.item_id,
+        "item_type": item.item_type,
+        "title": item.title,
+        "description": item.description,
+        "categories": list(item.categories),
+        "tags": list(item.tags),
+        "attributes": dict(item.attributes),
+        "embedding": None if item.embedding is None else "[" + ",".join(map(repr, item.embedding)) + "]",
+        "available": item.available,
+        "hidden": item.hidden,
+        "publish_time": item.publish_time,
+        "expire_time": item.expire_time,
+        "expected_etag": _etag_number(item.etag, item.item_id) if item.etag else None,
+    }
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=datetime.isoformat)
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    embedding = row["embedding"]
+    return Item(
+        item_id=ItemId(row["item_id"]),
+        item_type=row["item_type"],
+        title=row["title"],
+        description=row["description"],
+        categories=tuple(row["categories"]),
+        tags=tuple(row["tags"]),
+        attributes=row["attributes"],
+        embedding=tuple(embedding.to_list()) if embedding is not None else None,
+        available=row["available"],
+        hidden=row["hidden"],
+        publish_time=row["publish_time"],
+        expire_time=row["expire_time"],
+        etag=_etag_text(row["etag"]),
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+    )
+
+
+def _etag_text(number: int) -> str:
+    return f"{number:x}"
+
+
+def _etag_number(text: str, item_id: ItemId) -> int:
+    """What is no etag of ours cannot be current."""
+    try:
+        number = int(text, 16)
+    except ValueError:
+        raise StaleEtag(item_id) from None
+    if not 0 < number < 2**63:
+        raise StaleEtag(item_id)
+    return number

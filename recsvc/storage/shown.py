@@ -1,0 +1,55 @@
+"""The log of what was shown: written in batches off the request path, read for attribution and erasure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.types.json import Jsonb
+
+from recsvc.domain.ids import ItemId, TenantKey
+from recsvc.domain.users import UserKind
+from recsvc.storage.database import Database, execute
+from recsvc.storage.statements import load
+
+_SQL = load("shown")
+
+
+@dataclass(frozen=True, slots=True)
+class ShownList:
+    """One list as it went out."""
+
+    recommendation_id: str
+    kind: UserKind
+    user_id: str | None
+    strategy: str
+    placement: str
+    model_id: str
+    item_ids: tuple[ItemId, ...]
+    create_time: datetime
+
+
+class ShownRepository:
+    """Writes the log."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def insert(self, tenant_key: TenantKey, lists: Sequence[ShownList]) -> None:
+        """Log some lists."""
+        documents = [
+            {
+                "recommendation_id": shown.recommendation_id,
+                "kind": shown.kind.value,
+                "user_id": shown.user_id,
+                "strategy": shown.strategy,
+                "placement": shown.placement,
+                "model_id": shown.model_id,
+                "items": shown.item_ids,
+                "create_time": shown.create_time.isoformat(),
+            }
+            for shown in lists
+        ]
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            await execute(connection, _SQL["insert_shown"], {"tenant": tenant_key, "lists": Jsonb(documents)})

@@ -1,0 +1,137 @@
+"""Items like a given one, by behaviour, by content, or by who bought both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from psycopg.rows import DictRow
+
+from recsvc.domain.arrays import Float32
+from recsvc.domain.errors import ItemNotFound
+from recsvc.domain.filters import Tree
+from recsvc.domain.ids import ItemId, ItemKey, TenantKey
+from recsvc.domain.tenancy import ServingModel
+from recsvc.storage.candidates import NO_MODEL, category_expression, eligible_items
+from recsvc.storage.database import Database
+from recsvc.storage.statements import compose, load
+
+_SQL = load("similar")
+_BUYERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarQuestion:
+    """Which items are wanted, and what they must be like."""
+
+    filter: Tree | None
+    limit: int
+    excluded: Sequence[ItemId]
+    category_field: str | None
+    want_vectors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ItemLabels:
+    """An item with its categories and tags."""
+
+    item_key: ItemKey
+    labels: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Similar:
+    """One similar item; a vector only if it was asked for and there is one."""
+
+    item_key: ItemKey
+    item_id: ItemId
+    score: float
+    categories: Sequence[str]
+    vector: Float32 | None
+
+
+class SimilarItemRepository:
+    """Asks PostgreSQL for similar items."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def item(self, tenant_key: TenantKey, item_id: ItemId) -> ItemLabels:
+        """Raises ItemNotFound."""
+        row = await self._database.fetch_one(tenant_key, _SQL["find_item"], {"tenant": tenant_key, "item_id": item_id})
+        if row is None:
+            raise ItemNotFound(item_id)
+        return ItemLabels(ItemKey(row["item_key"]), row["labels"])
+
+    async def by_behavior(
+        self,
+        tenant_key: TenantKey,
+        model: ServingModel,
+        item: ItemLabels,
+        question: SimilarQuestion,
+        now: datetime,
+    ) -> list[Similar]:
+        """Neighbours in the model, nearest first."""
+        return await self._ask("similar_by_behavior", tenant_key, model, item, question, now)
+
+    async def by_content(
+        self,
+        tenant_key: TenantKey,
+        model: ServingModel | None,
+        item: ItemLabels,
+        question: SimilarQuestion,
+        now: datetime,
+    ) -> list[Similar]:
+        """Items that share categories and tags, most alike first."""
+        return await self._ask("similar_by_content", tenant_key, model, item, question, now)
+
+    async def bought_together(
+        self,
+        tenant_key: TenantKey,
+        model: ServingModel | None,
+        item: ItemLabels,
+        question: SimilarQuestion,
+        now: datetime,
+    ) -> list[Similar]:
+        """What the item's buyers bought besides it."""
+        return await self._ask("bought_together", tenant_key, model, item, question, now)
+
+    async def _ask(
+        self,
+        statement: str,
+        tenant_key: TenantKey,
+        model: ServingModel | None,
+        item: ItemLabels,
+        question: SimilarQuestion,
+        now: datetime,
+    ) -> list[Similar]:
+        serving = model or NO_MODEL
+        eligible = eligible_items(question.filter, now)
+        category = category_expression(question.category_field)
+        query = compose(_SQL[statement], eligible=eligible.condition, category=category.condition)
+        params = {
+            "tenant": tenant_key,
+            "model": serving.model_key,
+            "shard": serving.shard,
+            "item": item.item_key,
+            "labels": list(item.labels),
+            "buyers": _BUYERS,
+            "limit": question.limit,
+            "excluded": list(question.excluded),
+            "want_vectors": question.want_vectors,
+            **eligible.params,
+            **category.params,
+        }
+        return [_similar(row) for row in await self._database.fetch_all(tenant_key, query, params)]
+
+
+def _similar(row: DictRow) -> Similar:
+    return Similar(
+        item_key=ItemKey(row["item_key"]),
+        item_id=ItemId(row["item_id"]),
+        score=float(row["score"]),
+        categories=row["category"] or (),
+        vector=row["vector"].to_numpy().astype(np.float32) if row["vector"] is not None else None,
+    )

@@ -1,0 +1,33 @@
+-- insert_key --
+-- A new key.
+INSERT INTO api_keys (key_id, tenant_key, display_name, secret_hash, scopes, expire_time)
+VALUES (%(key_id)s, %(tenant)s, %(display_name)s, %(secret_hash)s, %(scopes)s, %(expire_time)s)
+RETURNING *;
+
+-- find_key --
+-- A key with its tenant, for authentication: the tenant is not known yet, so this runs as the owner.
+SELECT k.*, t.tenant_id FROM api_keys k JOIN tenants t USING (tenant_key) WHERE k.key_id = %(key_id)s;
+
+-- list_keys --
+-- A page of a tenant's keys by id.
+SELECT * FROM api_keys WHERE tenant_key = %(tenant)s AND key_id > %(after)s ORDER BY key_id LIMIT %(limit)s;
+
+-- rotate_key --
+-- A new secret; the old one is good until the overlap ends. Revoked keys stay revoked.
+UPDATE api_keys
+SET previous_secret_hash = secret_hash,
+    previous_expire_time = now() + make_interval(secs => %(overlap_s)s),
+    secret_hash = %(secret_hash)s
+WHERE tenant_key = %(tenant)s AND key_id = %(key_id)s AND revoke_time IS NULL
+RETURNING *;
+
+-- revoke_key --
+-- Revoke for good; a second time changes nothing.
+UPDATE api_keys SET revoke_time = coalesce(revoke_time, now())
+WHERE tenant_key = %(tenant)s AND key_id = %(key_id)s
+RETURNING *;
+
+-- touch_key --
+-- Note the use of a key, to the minute.
+UPDATE api_keys SET last_used_time = now()
+WHERE key_id = %(key_id)s AND (last_used_time IS NULL OR last_used_time < now() - interval '1 minute');

@@ -1,0 +1,152 @@
+-- candidates --
+-- One round trip of Recommend: the subject's state, and the candidates of every source that has a limit above zero, each
+-- filtered and with all its component scores. The first row is the state (item_key NULL); the others are candidates.
+WITH subject AS MATERIALIZED (
+    SELECT u.user_key, s.version, s.folded_version, s.model_key, s.item_keys, s.weights, s.seen_keys,
+           -- A vector of another model may even have another length.
+           CASE WHEN s.model_key = %(model)s THEN s.vector END AS vector
+    FROM users u LEFT JOIN user_state s ON s.tenant_key = u.tenant_key AND s.user_key = u.user_key
+    WHERE u.tenant_key = %(tenant)s AND u.kind = %(kind)s AND u.user_id = %(user_id)s
+), session AS MATERIALIZED (
+    SELECT i.item_key, n.ordinal
+    FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
+    JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+), history AS MATERIALIZED (
+    SELECT h.item_key, h.position, h.weight, 1.0::real AS signal
+    FROM subject, unnest(item_keys[1:%(history)s], weights[1:%(history)s]) WITH ORDINALITY AS h (item_key, weight, position)
+    UNION ALL
+    -- The last item of a session tells most of what is wanted now.
+    SELECT item_key, -ordinal, 1.0, power(%(session_decay)s::float8, count(*) OVER () - ordinal)::real FROM session
+), profile AS MATERIALIZED (
+    SELECT CASE
+        WHEN (SELECT count(*) FROM session) = 0 THEN (SELECT vector FROM subject)
+        ELSE (SELECT sum(part) FROM (
+            SELECT vector AS part FROM subject WHERE vector IS NOT NULL
+            UNION ALL
+            SELECT f.vector::vector * array_fill(f.fold_in_scale, ARRAY[%(dimension)s::integer])::vector
+            FROM session s JOIN item_factors f
+              ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
+                 AND f.item_key = s.item_key
+        ) parts)
+    END AS vector
+), seen AS MATERIALIZED (
+    SELECT unnest(seen_keys) AS item_key FROM subject WHERE NOT %(include_seen)s
+    UNION ALL SELECT item_key FROM session WHERE NOT %(include_seen)s
+    UNION ALL
+    SELECT i.item_key FROM unnest(%(excluded)s::text[]) AS n (item_id)
+    JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+), neighbor_scores AS MATERIALIZED (
+    SELECT n.item_key, sum(h.signal * n.weight)::real AS score
+    FROM history h
+    JOIN item_neighbors r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key,
+         unnest(r.neighbor_keys, r.weights) AS n (item_key, weight)
+    WHERE %(neighbors_limit)s > 0 OR %(score_neighbors)s
+    GROUP BY n.item_key
+), taste AS MATERIALIZED (
+    SELECT label, sum(signal) AS weight
+    FROM history h JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = h.item_key,
+         unnest(i.categories || i.tags) AS label
+    WHERE %(content_limit)s > 0
+    GROUP BY label
+), by_collaborative AS MATERIALIZED (
+    SELECT f.item_key
+    FROM item_factors f JOIN items i ON i.tenant_key = f.tenant_key AND i.item_key = f.item_key
+    WHERE f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
+      AND (SELECT vector FROM profile) IS NOT NULL
+      AND f.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    ORDER BY f.vector::halfvec({dimension}) <#> (SELECT vector FROM profile)::halfvec({dimension})
+    LIMIT %(collaborative_limit)s
+), by_neighbors AS (
+    SELECT s.item_key
+    FROM neighbor_scores s JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = s.item_key
+    WHERE s.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    ORDER BY s.score DESC, s.item_key
+    LIMIT %(neighbors_limit)s
+), by_content AS (
+    SELECT i.item_key
+    FROM items i,
+         LATERAL (SELECT sum(t.weight) AS weight FROM taste t WHERE t.label = ANY (i.categories || i.tags)) AS m
+    WHERE i.tenant_key = %(tenant)s AND m.weight IS NOT NULL AND %(content_limit)s > 0
+      AND i.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    ORDER BY m.weight / sqrt(cardinality(i.categories || i.tags)) DESC, i.item_key
+    LIMIT %(content_limit)s
+), by_popular AS (
+    SELECT s.item_key
+    FROM item_stats s JOIN items i ON i.tenant_key = s.tenant_key AND i.item_key = s.item_key
+    WHERE s.tenant_key = %(tenant)s AND s.popularity IS NOT NULL
+      AND s.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    ORDER BY s.popularity DESC NULLS LAST
+    LIMIT %(popular_limit)s
+), by_trending AS (
+    SELECT s.item_key
+    FROM item_stats s JOIN items i ON i.tenant_key = s.tenant_key AND i.item_key = s.item_key
+    WHERE s.tenant_key = %(tenant)s AND s.{trend} IS NOT NULL
+      AND s.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    ORDER BY s.{trend} DESC NULLS LAST
+    LIMIT %(trending_limit)s
+), by_new AS (
+    SELECT i.item_key FROM items i
+    WHERE i.tenant_key = %(tenant)s AND i.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    ORDER BY coalesce(i.publish_time, i.create_time) DESC
+    LIMIT %(new_limit)s
+), by_history AS (
+    SELECT h.item_key
+    FROM history h JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = h.item_key
+    WHERE {eligible} AND h.item_key NOT IN (SELECT item_key FROM seen)
+    ORDER BY h.position
+    LIMIT %(history_limit)s
+), given AS (
+    SELECT i.item_key FROM unnest(%(given)s::text[]) AS n (item_id)
+    JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+), chosen AS MATERIALIZED (
+    SELECT item_key FROM by_collaborative UNION SELECT item_key FROM by_neighbors UNION SELECT item_key FROM by_content
+    UNION SELECT item_key FROM by_popular UNION SELECT item_key FROM by_trending UNION SELECT item_key FROM by_new
+    UNION SELECT item_key FROM by_history UNION SELECT item_key FROM given
+)
+SELECT NULL::bigint AS item_key, s.user_key, s.version, s.folded_version, s.model_key,
+       coalesce(cardinality(s.item_keys), 0) + (SELECT count(*) FROM session) AS history_size,
+       NULL::text AS item_id, NULL::real AS collaborative, NULL::real AS neighbors, NULL::real AS content,
+       NULL::float8 AS popular, NULL::float8 AS trending, NULL::bigint AS event_count, NULL::float8 AS newness,
+       NULL::bigint AS position, NULL::real AS signal, NULL::float8 AS boost, NULL::timestamptz AS expire_time,
+       NULL::text[] AS category, NULL::halfvec AS vector
+FROM (SELECT 1) AS one LEFT JOIN subject s ON true
+UNION ALL
+(SELECT c.item_key, NULL, NULL, NULL, NULL, NULL, i.item_id,
+       -(f.vector::halfvec({dimension}) <#> (SELECT vector FROM profile)::halfvec({dimension}))::real,
+       n.score,
+       (SELECT sum(t.weight) / sqrt(cardinality(i.categories || i.tags))
+        FROM taste t WHERE t.label = ANY (i.categories || i.tags))::real,
+       st.popularity, st.{trend}, coalesce(st.event_count, 0),
+       extract(epoch FROM coalesce(i.publish_time, i.create_time))::float8,
+       h.position, h.weight, {boost}, i.expire_time, {category},
+       CASE WHEN %(want_vectors)s THEN f.vector END
+FROM chosen c
+JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = c.item_key
+LEFT JOIN item_factors f ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
+     AND f.item_key = c.item_key
+LEFT JOIN neighbor_scores n ON n.item_key = c.item_key
+LEFT JOIN item_stats st ON st.tenant_key = %(tenant)s AND st.item_key = c.item_key
+LEFT JOIN (SELECT item_key, min(position) AS position, max(weight) AS weight FROM history GROUP BY item_key) h
+     ON h.item_key = c.item_key AND %(history_limit)s > 0
+ORDER BY i.item_id);
+
+-- tune_search --
+-- How far the vector index looks: the list of candidates it keeps, and that it goes on when filters drop many. Joins run
+-- in the order in which the statement has them: from few candidates to their items, whatever the statistics say.
+SELECT set_config('hnsw.ef_search', {ef_search}, true), set_config('hnsw.iterative_scan', 'strict_order', true),
+       set_config('join_collapse_limit', '1', true);
+
+-- explanations --
+-- For the items of a list: how much each item of the subject's history or session says for them.
+WITH history AS (
+    SELECT unnest(item_keys[1:%(history)s]) AS item_key FROM user_state
+    WHERE tenant_key = %(tenant)s AND user_key = %(user)s
+    UNION
+    SELECT item_key FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(session_items)s::text[])
+)
+SELECT b.item_id AS because, n.item_key, n.weight
+FROM history h
+JOIN item_neighbors r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key
+JOIN items b ON b.tenant_key = %(tenant)s AND b.item_key = h.item_key,
+     unnest(r.neighbor_keys, r.weights) AS n (item_key, weight)
+WHERE n.item_key = ANY (%(items)s::bigint[]);

@@ -1,0 +1,153 @@
+-- write_events --
+-- Everything that one batch of events changes, in one statement: idempotency keys, new users, events, dirty users and
+-- item counters. Rows are locked in the order of their keys in every batch, so that two batches never deadlock.
+WITH incoming AS (
+    SELECT * FROM {source}
+), resolved AS MATERIALIZED (
+    SELECT n.*, t.event_type_key, t.weight, i.item_key
+    FROM incoming n
+    LEFT JOIN event_types t ON t.tenant_key = %(tenant)s AND t.event_type = n.event_type
+    LEFT JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+), fresh AS (
+    INSERT INTO event_ids (tenant_key, event_id, event_time)
+    SELECT %(tenant)s, event_id, event_time FROM resolved
+    WHERE event_type_key IS NOT NULL AND item_key IS NOT NULL
+    ORDER BY event_id
+    ON CONFLICT DO NOTHING
+    RETURNING event_id
+), accepted AS MATERIALIZED (
+    SELECT r.* FROM resolved r JOIN fresh USING (event_id)
+), actors AS (
+    SELECT DISTINCT kind, user_id FROM accepted
+), known AS MATERIALIZED (
+    SELECT a.kind, a.user_id, u.user_key
+    FROM actors a JOIN users u ON u.tenant_key = %(tenant)s AND u.kind = a.kind AND u.user_id = a.user_id
+), created AS (
+    INSERT INTO users (tenant_key, kind, user_id)
+    SELECT %(tenant)s, a.kind, a.user_id
+    FROM actors a LEFT JOIN known k USING (kind, user_id)
+    WHERE k.user_key IS NULL
+    ORDER BY a.kind, a.user_id
+    -- Updates nothing, but returns the row that another batch has just made.
+    ON CONFLICT (tenant_key, kind, user_id) DO UPDATE SET user_id = excluded.user_id
+    RETURNING kind, user_id, user_key
+), subjects AS MATERIALIZED (
+    SELECT * FROM known UNION ALL SELECT * FROM created
+), stored AS (
+    INSERT INTO events (tenant_key, event_time, event_id, event_type_key, user_key, item_key, session_id, value,
+                        recommendation_id, context, properties)
+    SELECT %(tenant)s, a.event_time, a.event_id, a.event_type_key, s.user_key, a.item_key, a.session_id, a.value,
+           a.recommendation_id, a.context, a.properties
+    FROM accepted a JOIN subjects s USING (kind, user_id)
+), touched AS (
+    INSERT INTO user_state (tenant_key, user_key)
+    SELECT %(tenant)s, user_key FROM subjects ORDER BY user_key
+    ON CONFLICT (tenant_key, user_key) DO UPDATE SET version = user_state.version + 1
+    RETURNING user_key, version
+), signals AS (
+    SELECT item_key,
+           ln(event_signal_v1(event_type, weight, value)) / ln(2::double precision) AS log_weight,
+           extract(epoch FROM event_time - '2020-01-01T00:00:00Z')::double precision AS age_s
+    FROM accepted WHERE event_signal_v1(event_type, weight, value) > 0
+), exponents AS (
+    SELECT item_key, log_weight + age_s / %(popularity_s)s AS popularity, log_weight + age_s / 86400 AS trend_day,
+           log_weight + age_s / 604800 AS trend_week
+    FROM signals
+), peaks AS (
+    SELECT *, max(popularity) OVER w AS p, max(trend_day) OVER w AS d, max(trend_week) OVER w AS k
+    FROM exponents WINDOW w AS (PARTITION BY item_key)
+), counted AS (
+    INSERT INTO item_stats (tenant_key, item_key, event_count, popularity, trend_day, trend_week)
+    SELECT %(tenant)s, item_key, count(*),
+           min(p) + ln(sum(power(2::double precision, greatest(popularity - p, -60)))) / ln(2::double precision),
+           min(d) + ln(sum(power(2::double precision, greatest(trend_day - d, -60)))) / ln(2::double precision),
+           min(k) + ln(sum(power(2::double precision, greatest(trend_week - k, -60)))) / ln(2::double precision)
+    FROM peaks GROUP BY item_key ORDER BY item_key
+    ON CONFLICT (tenant_key, item_key) DO UPDATE SET
+        event_count = item_stats.event_count + excluded.event_count,
+        popularity = log2_add_v1(item_stats.popularity, excluded.popularity),
+        trend_day = log2_add_v1(item_stats.trend_day, excluded.trend_day),
+        trend_week = log2_add_v1(item_stats.trend_week, excluded.trend_week)
+)
+SELECT r.ordinal, r.event_type_key IS NULL AS unknown_type, r.item_key IS NULL AS unknown_item,
+       f.event_id IS NOT NULL AS fresh, NULL::bigint AS user_key, NULL::bigint AS version
+FROM resolved r LEFT JOIN fresh f USING (event_id)
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, user_key, version FROM touched;
+
+-- incoming_arrays --
+-- The events of a small batch, as arrays.
+unnest(%(ordinals)s::integer[], %(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[],
+       %(user_ids)s::text[], %(session_ids)s::text[], %(item_ids)s::text[], %(event_values)s::double precision[],
+       %(event_times)s::timestamptz[], %(recommendation_ids)s::text[], %(contexts)s::jsonb[], %(properties)s::jsonb[])
+    AS n (ordinal, event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id,
+          context, properties);
+
+-- create_incoming --
+-- Where a large batch is copied to before it is written.
+CREATE TEMPORARY TABLE incoming_events (
+    ordinal integer, event_id text, event_type text, kind smallint, user_id text, session_id text, item_id text,
+    value double precision, event_time timestamptz, recommendation_id text, context jsonb, properties jsonb
+) ON COMMIT DROP;
+
+-- copy_incoming --
+-- Take in a large batch.
+COPY incoming_events FROM STDIN (FORMAT BINARY);
+
+-- ensure_partitions --
+-- Make the monthly partitions that these events need.
+SELECT ensure_event_partition_v1(moment) FROM unnest(%(moments)s::timestamptz[]) AS moment;
+
+-- list_events --
+-- A page of events.
+SELECT e.event_id, t.event_type, CASE WHEN u.kind = 0 THEN u.user_id END AS user_id,
+       CASE WHEN u.kind = 1 THEN u.user_id ELSE e.session_id END AS session_id,
+       i.item_id, e.value, e.event_time, e.recommendation_id, e.context, e.properties, e.create_time
+FROM events e
+JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
+JOIN users u ON u.tenant_key = e.tenant_key AND u.user_key = e.user_key
+JOIN items i ON i.tenant_key = e.tenant_key AND i.item_key = e.item_key
+WHERE e.tenant_key = %(tenant)s AND {filter} AND {after}
+ORDER BY {order} LIMIT %(limit)s;
+
+-- export_events --
+-- All events that match, as of the transaction's snapshot.
+SELECT e.event_id, t.event_type, CASE WHEN u.kind = 0 THEN u.user_id END AS user_id,
+       CASE WHEN u.kind = 1 THEN u.user_id ELSE e.session_id END AS session_id,
+       i.item_id, e.value, e.event_time, e.recommendation_id, e.context, e.properties, e.create_time
+FROM events e
+JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
+JOIN users u ON u.tenant_key = e.tenant_key AND u.user_key = e.user_key
+JOIN items i ON i.tenant_key = e.tenant_key AND i.item_key = e.item_key
+WHERE e.tenant_key = %(tenant)s AND {filter}
+  AND (%(modified_after)s::timestamptz IS NULL OR e.create_time >= %(modified_after)s);
+
+-- list_event_types --
+-- A page of event types by name.
+SELECT * FROM event_types WHERE tenant_key = %(tenant)s AND event_type > %(after)s
+ORDER BY event_type LIMIT %(limit)s;
+
+-- get_event_type --
+-- One event type, held until the end of the transaction.
+SELECT * FROM event_types WHERE tenant_key = %(tenant)s AND event_type = %(event_type)s FOR UPDATE;
+
+-- upsert_event_type --
+-- Create or change an event type.
+INSERT INTO event_types (tenant_key, event_type, weight, half_life_s, counts_as_seen, conversion)
+VALUES (%(tenant)s, %(event_type)s, %(weight)s, %(half_life_s)s, %(counts_as_seen)s, %(conversion)s)
+ON CONFLICT (tenant_key, event_type) DO UPDATE SET
+    weight = excluded.weight, half_life_s = excluded.half_life_s, counts_as_seen = excluded.counts_as_seen,
+    conversion = excluded.conversion, update_time = now()
+RETURNING *;
+
+-- dirty_all_users --
+-- An event type means something else now, so every user must be folded in again.
+UPDATE user_state SET version = version + 1 WHERE tenant_key = %(tenant)s;
+
+-- event_type_in_use --
+-- Whether events of this type are stored.
+SELECT EXISTS (SELECT FROM events e WHERE e.tenant_key = %(tenant)s AND e.event_type_key = %(event_type_key)s) AS used;
+
+-- delete_event_type --
+-- Delete an event type.
+DELETE FROM event_types WHERE tenant_key = %(tenant)s AND event_type = %(event_type)s;

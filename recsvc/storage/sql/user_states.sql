@@ -1,0 +1,50 @@
+-- histories --
+-- What the events of some users say, item by item, together with the version that this is the truth of: one statement,
+-- so one snapshot.
+SELECT s.user_key, s.version, h.item_key, h.signal, h.seen
+FROM user_state s
+LEFT JOIN LATERAL (
+    SELECT e.item_key,
+           sum(event_signal_v1(t.event_type, t.weight, e.value)
+               * decay_v1(extract(epoch FROM now() - e.event_time)::float8, t.half_life_s)) AS signal,
+           bool_or(t.counts_as_seen) AS seen,
+           max(e.event_time) AS last_time
+    FROM events e JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
+    WHERE e.tenant_key = s.tenant_key AND e.user_key = s.user_key
+    GROUP BY e.item_key
+) h ON true
+WHERE s.tenant_key = %(tenant)s AND s.user_key = ANY (%(users)s::bigint[])
+ORDER BY s.user_key, h.last_time DESC, h.item_key;
+
+-- factors --
+-- Vectors of some items, for folding users in.
+SELECT item_key, fold_in_scale, vector FROM item_factors
+WHERE tenant_key = %(tenant)s AND shard = %(shard)s AND model_key = %(model)s AND item_key = ANY (%(items)s::bigint[]);
+
+-- store_states --
+-- Put folded states in place, unless a later version was folded meanwhile.
+UPDATE user_state s
+SET folded_version = n.version, model_key = %(model)s, item_keys = n.item_keys, weights = n.weights,
+    seen_keys = n.seen_keys, vector = n.vector, fold_time = now()
+FROM (
+    SELECT (j ->> 'user_key')::bigint AS user_key, (j ->> 'version')::bigint AS version,
+           ARRAY(SELECT jsonb_array_elements_text(j -> 'item_keys')::bigint) AS item_keys,
+           ARRAY(SELECT jsonb_array_elements_text(j -> 'weights')::real) AS weights,
+           ARRAY(SELECT jsonb_array_elements_text(j -> 'seen_keys')::bigint) AS seen_keys,
+           v.vector
+    FROM jsonb_array_elements(%(states)s::jsonb) WITH ORDINALITY AS e (j, ordinal)
+    JOIN unnest(%(vectors)s::vector[]) WITH ORDINALITY AS v (vector, ordinal) USING (ordinal)
+) n
+WHERE s.tenant_key = %(tenant)s AND s.user_key = n.user_key AND s.folded_version <= n.version;
+
+-- dirty_users --
+-- Some users of any tenant whose state lags behind their events, each for one projector only.
+SELECT s.tenant_key, s.user_key, s.version
+FROM user_state s
+WHERE s.folded_version < s.version
+LIMIT %(limit)s
+FOR UPDATE OF s SKIP LOCKED;
+
+-- count_dirty --
+-- How many users wait to be folded in, up to a bound.
+SELECT count(*) AS waiting FROM (SELECT FROM user_state WHERE folded_version < version LIMIT %(limit)s) AS dirty;

@@ -1,0 +1,189 @@
+"""Tenants, their settings and attribute schemas, and the version counter that tells caches of changes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from recsvc.domain.catalog import AttributeRule, AttributeType
+from recsvc.domain.errors import AlreadyExists, TenantNotFound
+from recsvc.domain.events import DEFAULT_EVENT_TYPES
+from recsvc.domain.ids import ModelKey, TenantId, TenantKey
+from recsvc.domain.tenancy import ServingModel, Tenant, TenantProfile, TenantSettings
+from recsvc.storage.changes import Changes
+from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.statements import load
+
+_SQL = load("tenants")
+
+
+async def raise_version(connection: Connection, tenant_key: TenantKey) -> int:
+    """Note in this transaction that the tenant's lists are outdated; returns the version to announce after it."""
+    cursor = await execute(connection, _SQL["raise_version"], {"tenant": tenant_key})
+    row = await cursor.fetchone()
+    return int(row["version"])
+
+
+class TenantRepository:
+    """Runs over all tenants, so it works as the owner of the schema; callers check scopes."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
+        self._changes = changes
+
+    async def create(self, tenant_id: TenantId, display_name: str, settings: TenantSettings) -> Tenant:
+        """Raises AlreadyExists."""
+        event_types = [
+            {
+                "event_type": kind.event_type,
+                "weight": kind.weight,
+                "half_life_s": kind.half_life.total_seconds() if kind.half_life else None,
+                "counts_as_seen": kind.counts_as_seen,
+                "conversion": kind.conversion,
+            }
+            for kind in DEFAULT_EVENT_TYPES
+        ]
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(
+                connection,
+                _SQL["create_tenant"],
+                {
+                    "tenant_id": tenant_id,
+                    "display_name": display_name,
+                    "settings": settings.document,
+                    "event_types": Jsonb(event_types),
+                },
+            )
+            row = await cursor.fetchone()
+        if row is None:
+            raise AlreadyExists("tenant", tenant_id)
+        return _tenant(row)
+
+    async def get(self, tenant_id: TenantId) -> Tenant:
+        """Raises TenantNotFound."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["get_tenant"], {"tenant_id": tenant_id})
+            row = await cursor.fetchone()
+        if row is None:
+            raise TenantNotFound(tenant_id)
+        return _tenant(row)
+
+    async def list(self, after: str, limit: int) -> list[Tenant]:
+        """Tenants by id, after the given id."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["list_tenants"], {"after": after, "limit": limit})
+            return [_tenant(row) for row in await cursor.fetchall()]
+
+    async def update(self, tenant_id: TenantId, change: Callable[[Tenant], Tenant]) -> Tenant:
+        """Apply a change to the tenant as it is now, atomically. Raises TenantNotFound."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["lock_tenant"], {"tenant_id": tenant_id})
+            row = await cursor.fetchone()
+            if row is None:
+                raise TenantNotFound(tenant_id)
+            changed = change(_tenant(row))
+            cursor = await execute(
+                connection,
+                _SQL["update_tenant"],
+                {
+                    "tenant_id": tenant_id,
+                    "display_name": changed.display_name,
+                    "settings": changed.settings.document,
+                },
+            )
+            stored = _tenant(await cursor.fetchone())
+            version = await raise_version(connection, stored.tenant_key)
+        await self._changes.tenant_changed(stored.tenant_key, version)
+        return stored
+
+    async def delete(self, tenant_id: TenantId) -> None:
+        """Delete a tenant with all that is held for it. Raises TenantNotFound."""
+        async with self._database.service_transaction(timeout_s=600) as connection:
+            cursor = await execute(connection, _SQL["delete_tenant"], {"tenant_id": tenant_id})
+            row = await cursor.fetchone()
+            if row is None:
+                raise TenantNotFound(tenant_id)
+            tenant_key = TenantKey(row["tenant_key"])
+            for name in ("delete_events", "delete_event_ids", "delete_factors", "delete_neighbors", "delete_shown"):
+                await execute(connection, _SQL[name], {"tenant": tenant_key})
+        await self._changes.tenant_changed(tenant_key, 0)
+
+    async def profile(self, tenant_key: TenantKey) -> TenantProfile:
+        """What serving needs to know of a tenant. Raises TenantNotFound."""
+        row = await self._database.fetch_one(tenant_key, _SQL["tenant_profile"], {"tenant": tenant_key})
+        if row is None:
+            raise TenantNotFound(str(tenant_key))
+        model = None
+        if row["model_key"] is not None:
+            model = ServingModel(
+                model_key=ModelKey(row["model_key"]),
+                model_id=row["model_id"],
+                dimension=row["dimension"],
+                shard=row["shard"],
+                blend_weights=row["blend_weights"],
+            )
+        schema = tuple(
+            AttributeRule(key, AttributeType(kind), required, filterable)
+            for key, kind, required, filterable in row["attribute_schema"]
+        )
+        return TenantProfile(
+            tenant_key=TenantKey(row["tenant_key"]),
+            tenant_id=TenantId(row["tenant_id"]),
+            version=row["version"],
+            settings=TenantSettings(json.dumps(row["settings"], sort_keys=True)),
+            attribute_schema=schema,
+            model=model,
+        )
+
+    async def recent_versions(self, seconds: float) -> Mapping[TenantKey, int]:
+        """Versions that were raised within the last `seconds`."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["recent_versions"], {"seconds": seconds})
+            return {TenantKey(row["tenant_key"]): row["version"] for row in await cursor.fetchall()}
+
+    async def attribute_schema(self, tenant_key: TenantKey) -> Sequence[AttributeRule]:
+        """The allow-list of attributes, by key."""
+        rows = await self._database.fetch_all(tenant_key, _SQL["get_attribute_schema"], {"tenant": tenant_key})
+        return [
+            AttributeRule(
+                row["key"], AttributeType(row["type"]), row["required"], row["filterable"], row["description"]
+            )
+            for row in rows
+        ]
+
+    async def replace_attribute_schema(self, tenant_key: TenantKey, rules: Sequence[AttributeRule]) -> None:
+        """Put a new allow-list in place of the old one."""
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            await execute(connection, _SQL["clear_attribute_schema"], {"tenant": tenant_key})
+            for rule in rules:
+                parameters = {**asdict(rule), "type": rule.type.value, "tenant": tenant_key}
+                await execute(connection, _SQL["insert_attribute_rule"], parameters)
+            version = await raise_version(connection, tenant_key)
+        await self._changes.tenant_changed(tenant_key, version)
+
+    async def service_secret(self, name: str) -> bytes:
+        """A random secret of 32 bytes that all processes of the service share."""
+        async with self._database.service_transaction() as connection:
+            parameters = {"name": name, "secret": secrets.token_bytes(32)}
+            for _ in range(2):  # the loser of a race sees the winner's row on its second look
+                cursor = await execute(connection, _SQL["service_secret"], parameters)
+                row = await cursor.fetchone()
+                if row is not None:
+                    return bytes(row["secret"])
+        raise RuntimeError(f"the service secret {name} can neither be made nor read")
+
+
+def _tenant(row: DictRow) -> Tenant:
+    return Tenant(
+        tenant_id=TenantId(row["tenant_id"]),
+        tenant_key=TenantKey(row["tenant_key"]),
+        display_name=row["display_name"],
+        settings=TenantSettings(json.dumps(row["settings"], sort_keys=True)),
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+    )

@@ -1,0 +1,126 @@
+"""What is known of users: read as histories, written as folded states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from pgvector import Vector
+from psycopg.types.json import Jsonb
+
+from recsvc.domain.arrays import Float32
+from recsvc.domain.ids import ItemKey, TenantKey, UserKey
+from recsvc.domain.tenancy import ServingModel
+from recsvc.storage.database import Database, execute
+from recsvc.storage.statements import load
+
+_SQL = load("user_states")
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a user's events say at a version: items newest first, with their signals and whether they count as seen."""
+
+    user_key: UserKey
+    version: int
+    item_keys: tuple[ItemKey, ...]
+    signals: tuple[float, ...]
+    seen: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """A history folded in; `vector` is None without a model or without a known item."""
+
+    user_key: UserKey
+    version: int
+    item_keys: tuple[ItemKey, ...]
+    weights: tuple[float, ...]
+    seen_keys: tuple[ItemKey, ...]
+    vector: Float32 | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoldInVectors:
+    """Vectors of some items by key, each already multiplied by its fold-in scale; (dimension,) float32."""
+
+    by_item: Mapping[ItemKey, Float32]
+
+
+class UserStateRepository:
+    """Reads histories and vectors, writes states."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def histories(self, tenant_key: TenantKey, user_keys: Sequence[UserKey]) -> list[History]:
+        """The histories of those of the users who have any state."""
+        rows = await self._database.fetch_all(
+            tenant_key, _SQL["histories"], {"tenant": tenant_key, "users": list(user_keys)}
+        )
+        histories = []
+        for (user_key, version), group in groupby(rows, key=lambda row: (row["user_key"], row["version"])):
+            items = [row for row in group if row["item_key"] is not None]
+            histories.append(
+                History(
+                    user_key=UserKey(user_key),
+                    version=version,
+                    item_keys=tuple(ItemKey(row["item_key"]) for row in items),
+                    signals=tuple(row["signal"] for row in items),
+                    seen=tuple(row["seen"] for row in items),
+                )
+            )
+        return histories
+
+    async def fold_in_vectors(
+        self, tenant_key: TenantKey, model: ServingModel, item_keys: Sequence[ItemKey]
+    ) -> FoldInVectors:
+        """The fold-in vectors of those of the items that the model knows."""
+        rows = await self._database.fetch_all(
+            tenant_key,
+            _SQL["factors"],
+            {"tenant": tenant_key, "shard": model.shard, "model": model.model_key, "items": list(item_keys)},
+        )
+        return FoldInVectors(
+            {
+                ItemKey(row["item_key"]): row["vector"].to_numpy().astype(np.float32) * np.float32(row["fold_in_scale"])
+                for row in rows
+            }
+        )
+
+    async def store(self, tenant_key: TenantKey, model: ServingModel | None, states: Sequence[UserState]) -> None:
+        """Put states in place; a state older than the one in place changes nothing."""
+        if not states:
+            return
+        documents = [
+            {
+                "user_key": state.user_key,
+                "version": state.version,
+                "item_keys": state.item_keys,
+                "weights": state.weights,
+                "seen_keys": state.seen_keys,
+            }
+            for state in states
+        ]
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            await execute(
+                connection,
+                _SQL["store_states"],
+                {
+                    "tenant": tenant_key,
+                    "model": model.model_key if model else None,
+                    "states": Jsonb(documents),
+                    "vectors": [Vector(state.vector) if state.vector is not None else None for state in states],
+                },
+            )
+
+    async def dirty_users(self, limit: int) -> Mapping[TenantKey, Mapping[UserKey, int]]:
+        """Some users of all tenants whose state lags behind, with their versions."""
+        found: dict[TenantKey, dict[UserKey, int]] = {}
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["dirty_users"], {"limit": limit})
+            for row in await cursor.fetchall():
+                found.setdefault(TenantKey(row["tenant_key"]), {})[UserKey(row["user_key"])] = row["version"]
+        return found

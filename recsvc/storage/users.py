@@ -1,0 +1,193 @@
+"""Users: profiles, erasure, export, and the merge of an anonymous history into a known one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from recsvc.domain.errors import UserNotFound
+from recsvc.domain.events import StoredEvent
+from recsvc.domain.filters import Comparison, Field, FieldType, Operator, Tree
+from recsvc.domain.ids import TenantKey, UserId, UserKey
+from recsvc.domain.order_by import Order
+from recsvc.domain.paging import PageValue
+from recsvc.domain.users import Erasure, User, UserKind
+from recsvc.storage.changes import Changes
+from recsvc.storage.database import Database, execute
+from recsvc.storage.events import EventRepository
+from recsvc.storage.filter_sql import USER_COLUMNS, compile_filter
+from recsvc.storage.keyset import after_clause, order_clause
+from recsvc.storage.statements import compose, load
+
+_SQL = load("users")
+_ERASE_TIMEOUT_S = 120.0
+_EXPORT_CHUNK = 1000
+BY_ID = (Order("user_id"),)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRecommendation:
+    """A list that was shown to a user."""
+
+    recommendation_id: str
+    strategy: str
+    item_ids: Sequence[str]
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UserExport:
+    """A part of all that is held of a user."""
+
+    user: User | None = None
+    events: Sequence[StoredEvent] = ()
+    shown: Sequence[ShownRecommendation] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What a merge did."""
+
+    user: User
+    moved_events: int
+
+
+class UserRepository:
+    """Reads and writes the users of a tenant."""
+
+    def __init__(self, database: Database, changes: Changes, events: EventRepository) -> None:
+        self._database = database
+        self._changes = changes
+        self._events = events
+
+    async def get(self, tenant_key: TenantKey, user_id: UserId) -> User:
+        """Raises UserNotFound."""
+        row = await self._database.fetch_one(tenant_key, _SQL["get_user"], {"tenant": tenant_key, "user_id": user_id})
+        if row is None:
+            raise UserNotFound(user_id)
+        return _user(row)
+
+    async def list(
+        self,
+        tenant_key: TenantKey,
+        tree: Tree | None,
+        orders: Sequence[Order],
+        after: Sequence[PageValue] | None,
+        limit: int,
+        now: datetime,
+    ) -> list[User]:
+        """A page of users that match."""
+        condition = compile_filter(tree, USER_COLUMNS, now)
+        beyond, params = after_clause(orders, USER_COLUMNS, after)
+        query = compose(
+            _SQL["list_users"], filter=condition.condition, after=beyond, order=order_clause(orders, USER_COLUMNS)
+        )
+        rows = await self._database.fetch_all(
+            tenant_key, query, {"tenant": tenant_key, "limit": limit, **condition.params, **params}
+        )
+        return [_user(row) for row in rows]
+
+    async def change(
+        self, tenant_key: TenantKey, user_id: UserId, change: Callable[[User], User], *, allow_missing: bool
+    ) -> User:
+        """Apply a change to the profile as it is now, or to a blank one. Raises UserNotFound."""
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            cursor = await execute(
+                connection,
+                _SQL["lock_user"],
+                {"tenant": tenant_key, "kind": UserKind.USER.value, "user_id": user_id},
+            )
+            row = await cursor.fetchone()
+            if row is None and not allow_missing:
+                raise UserNotFound(user_id)
+            changed = change(_user(row) if row else User(user_id))
+            cursor = await execute(
+                connection,
+                _SQL["upsert_user"],
+                {
+                    "tenant": tenant_key,
+                    "user_id": user_id,
+                    "attributes": Jsonb(dict(changed.attributes)),
+                    "labels": list(changed.labels),
+                },
+            )
+            return _user(await cursor.fetchone())
+
+    async def upsert_many(self, tenant_key: TenantKey, users: Sequence[User]) -> None:
+        """Create or replace profiles; of a user who stands twice the last one counts."""
+        documents = {
+            user.user_id: {"user_id": user.user_id, "attributes": dict(user.attributes), "labels": user.labels}
+            for user in users
+        }
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            await execute(
+                connection, _SQL["upsert_users"], {"tenant": tenant_key, "users": Jsonb(list(documents.values()))}
+            )
+
+    async def erase(self, tenant_key: TenantKey, user_id: UserId) -> Erasure:
+        """Delete everything that is held of a user; all counts are 0 when there is no such user."""
+        async with self._database.tenant_transaction(tenant_key, timeout_s=_ERASE_TIMEOUT_S) as connection:
+            cursor = await execute(connection, _SQL["erase_user"], {"tenant": tenant_key, "user_id": user_id})
+            row = await cursor.fetchone()
+        if row["user_key"] is not None:
+            await self._changes.users_changed(tenant_key, {UserKey(row["user_key"]): 0})
+        return Erasure(events=row["events"], shown=row["shown"], states=row["states"], users=row["users"])
+
+    async def export(self, tenant_key: TenantKey, user_id: UserId, now: datetime) -> AsyncIterator[UserExport]:
+        """All that is held of a user: profile, events, shown lists. Raises UserNotFound."""
+        user = await self.get(tenant_key, user_id)
+        yield UserExport(user=user)
+        of_user = Comparison(Field("user_id", FieldType.STRING), Operator.EQ, user_id)
+        async for _, chunk in self._events.export(tenant_key, of_user, None, now):
+            if chunk:
+                yield UserExport(events=chunk)
+        async with self._database.tenant_transaction(tenant_key, snapshot=True) as connection:
+            cursor = await execute(connection, _SQL["get_user"], {"tenant": tenant_key, "user_id": user_id})
+            row = await cursor.fetchone()
+            if row is None:
+                return
+            async with connection.cursor("shown_to_user") as rows:
+                await rows.execute(_SQL["shown_to_user"].encode(), {"tenant": tenant_key, "user": row["user_key"]})
+                while found := await rows.fetchmany(_EXPORT_CHUNK):
+                    yield UserExport(shown=[_shown(entry) for entry in found])
+
+    async def merge(self, tenant_key: TenantKey, kind: UserKind, source_id: str, user_id: UserId) -> Merge:
+        """Move the history of a session or anonymous user to a known user, once; a second time moves nothing.
+
+        Raises UserNotFound when neither the source nor the user exists.
+        """
+        async with self._database.tenant_transaction(tenant_key, timeout_s=_ERASE_TIMEOUT_S) as connection:
+            cursor = await execute(
+                connection, _SQL["lock_user"], {"tenant": tenant_key, "kind": kind.value, "user_id": source_id}
+            )
+            source = await cursor.fetchone()
+            if source is None:
+                return Merge(await self.get(tenant_key, user_id), 0)
+            cursor = await execute(connection, _SQL["ensure_user"], {"tenant": tenant_key, "user_id": user_id})
+            target = await cursor.fetchone()
+            keys = {"tenant": tenant_key, "source": source["user_key"], "target": target["user_key"]}
+            cursor = await execute(connection, _SQL["merge_users"], keys)
+            moved = await cursor.fetchone()
+            await execute(connection, _SQL["forget_subject"], keys)
+        await self._changes.users_changed(
+            tenant_key, {UserKey(source["user_key"]): 0, UserKey(target["user_key"]): moved["version"]}
+        )
+        return Merge(_user(target), moved["moved"])
+
+
+def _user(row: Mapping[str, Any]) -> User:
+    return User(
+        user_id=UserId(row["user_id"]),
+        attributes=row["attributes"],
+        labels=tuple(row["labels"]),
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> ShownRecommendation:
+    return ShownRecommendation(row["recommendation_id"], row["strategy"], row["item_ids"], row["create_time"])

@@ -1,0 +1,39 @@
+"""Every metric of the service, in one registry that is passed in where something is measured."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# From a cache hit (well under a millisecond) to an import chunk.
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
+
+
+class Metrics:
+    """The metrics, each registered once."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.call_seconds = Histogram(
+            "recsvc_call_seconds",
+            "Duration of calls.",
+            ["method", "code"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.calls_in_flight = Gauge("recsvc_calls_in_flight", "Calls being answered.", registry=self.registry)
+        self.cache_lookups = Counter(
+            "recsvc_cache_lookups_total", "Look-ups of cached lists.", ["outcome"], registry=self.registry
+        )
+        self.recommendations = Counter(
+            "recsvc_recommendations_total", "Lists served.", ["strategy", "degradation"], registry=self.registry
+        )
+        self.events = Counter("recsvc_events_total", "Events by outcome.", ["outcome"], registry=self.registry)
+        self.folds = Counter(
+            "recsvc_user_folds_total", "User states folded in, by who found them dirty.", ["by"], registry=self.registry
+        )
+        self.shown_dropped = Counter(
+            "recsvc_shown_dropped_total", "Shown lists that were not logged.", registry=self.registry
+        )
+        self.redis_failures = Counter(
+            "recsvc_redis_failures_total", "Commands that Redis did not answer.", registry=self.registry
+        )

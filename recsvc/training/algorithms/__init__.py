@@ -1,0 +1,1 @@
+"""Learning from interactions: matrices in, item vectors, item–item weights and popularity out."""

@@ -1,0 +1,131 @@
+"""Spectral item embeddings: a truncated SVD of the degree-normalised interaction matrix, with closed-form fold-in.
+
+With R the signals, D_u and D_i the users' and items' degrees, and D_u^-a R D_i^-b ≈ U Σ V', a user with row r scores
+
+    s = r · D_i^-b · V Σ^p V' · D_i^c
+
+(PureSVD, Cremonesi et al. 2010, is a = b = c = p = 0; the ideal low-pass part of GF-CF, Shen et al. 2021, is
+a = b = c = ½, p = 0). Because Σ^p splits evenly over both sides, one vector per item, V Σ^(p/2) D_i^c, and one scale
+per item, D_i^-(b+c), hold the whole model. The SVD is the randomised range finder with block power iteration of Halko,
+Martinsson, Tropp (2011, alg. 4.4 and 5.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from recsvc.domain.arrays import Float32, Float64, Interactions
+from recsvc.training.algorithms.interface import ItemFactors, Progress, no_progress
+from recsvc.training.algorithms.normalisation import degrees, positive, power_or_zero, scaled
+
+SMALLEST_DIMENSION = 16
+"""Below this there is nothing to gain from fewer."""
+
+_NULL_DIRECTION = 1e-5
+"""Singular values below this share of the largest are rounding noise of single precision, not structure."""
+
+_NULL_MATRIX = 1e-30
+"""What stands for the largest singular value of a matrix of zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralConfig:
+    """Hyper-parameters of the spectral embedding."""
+
+    dimension: int = 512
+    """Length of an item vector, at most; small data gets fewer, see `rows_per_dimension`."""
+
+    rows_per_dimension: float = 16.0
+    """There are at least this many users and this many items for each dimension (but SMALLEST_DIMENSION are always
+    allowed): beyond that directions are noise, and an ideal low-pass gives noise as much say as structure. On MovieLens
+    100K, 943 users, NDCG@10 is .29 at 64 dimensions and .10 at 512; on Gowalla, 29,858 users, 512 beat 256."""
+
+    user_degree_exponent: float = 0.3
+    """a: how much a user with a long history is damped in the fit. 0 = every interaction counts the same."""
+
+    item_degree_exponent: float = 0.4
+    """b: how much a popular item is damped, in the fit and as evidence about a user."""
+
+    output_exponent: float = 0.4
+    """c: how much an item's popularity raises its score."""
+
+    singular_value_power: float = 0.0
+    """p: 0 = all directions count the same (ideal low-pass), larger = leading directions count more."""
+
+    oversampling: int = 32
+    """Extra random directions; they buy accuracy of the last singular vectors."""
+
+    power_iterations: int = 4
+    """Passes of block power iteration. The spectrum of interaction data falls slowly, so one or two are too few."""
+
+    seed: int = 0
+    """Of the random start."""
+
+    threads: int | None = None
+    """Threads for dense algebra; None = all that the machine gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spectral:
+    """The algorithm; `fit` has no state."""
+
+    config: SpectralConfig = SpectralConfig()
+
+    def fit(self, interactions: Interactions, progress: Progress = no_progress) -> ItemFactors:
+        """Item vectors of `interactions` (users × items); entries ≤ 0 are ignored."""
+        config = self.config
+        signals = positive(interactions)
+        user_degrees, item_degrees = degrees(signals)
+        normalised = scaled(
+            signals,
+            power_or_zero(user_degrees, -config.user_degree_exponent),
+            power_or_zero(item_degrees, -config.item_degree_exponent),
+        )
+        with threadpool_limits(limits=config.threads, user_api="blas"):
+            values, right = right_singular_vectors(normalised, config, progress)
+        vectors = right * values ** (config.singular_value_power / 2)
+        vectors *= power_or_zero(item_degrees, config.output_exponent)[:, np.newaxis]
+        scales = power_or_zero(item_degrees, -(config.item_degree_exponent + config.output_exponent))
+        unit = _unit(vectors)
+        progress(1.0)
+        return ItemFactors((vectors * unit).astype(np.float32), (scales / unit**2).astype(np.float32))
+
+
+def right_singular_vectors(
+    matrix: Interactions, config: SpectralConfig, progress: Progress = no_progress
+) -> tuple[Float64, Float32]:
+    """The leading singular values (d,) and right singular vectors (n, d) of `matrix`, without its null directions."""
+    user_count, item_count = matrix.shape
+    smaller_side = min(user_count, item_count)
+    supported = max(int(smaller_side / config.rows_per_dimension), SMALLEST_DIMENSION)
+    rank = min(config.dimension, supported, smaller_side)
+    width = min(rank + config.oversampling, smaller_side)
+    transposed = matrix.T.tocsr()
+    steps = config.power_iterations + 2
+    rng = np.random.default_rng(config.seed)
+    basis = orthonormal(transposed @ rng.standard_normal((user_count, width), dtype=np.float32))
+    progress(1 / steps)
+    for iteration in range(config.power_iterations):
+        basis = orthonormal(transposed @ (matrix @ basis))
+        progress((iteration + 2) / steps)
+    projected = matrix @ basis
+    # The Gram matrix is small, and in double precision squaring the singular values costs nothing that we keep.
+    squares, rotation = np.linalg.eigh(np.asarray(projected.T @ projected, dtype=np.float64))
+    values = np.sqrt(np.maximum(squares[::-1][:rank], 0.0))
+    kept = values > _NULL_DIRECTION * max(values.max(initial=0.0), _NULL_MATRIX)
+    leading = rotation[:, ::-1][:, :rank][:, kept].astype(np.float32)
+    return values[kept], basis @ leading
+
+
+def orthonormal(columns: Float32) -> Float32:
+    """An orthonormal basis of what the columns span."""
+    return np.linalg.qr(columns)[0]
+
+
+def _unit(vectors: Float64) -> float:
+    """A power of two that brings the vectors to where half precision is finest; the scores do not change."""
+    largest = float(np.abs(vectors).max(initial=0.0))
+    return 1.0 if largest == 0.0 else float(2.0 ** np.floor(np.log2(16.0 / largest)))

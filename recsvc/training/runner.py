@@ -1,0 +1,119 @@
+"""Runs training outside the server: a process of its own per run, so that neither its time nor its memory is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from typing import Self
+
+import structlog
+
+from recsvc.domain.errors import DomainError
+from recsvc.domain.ids import TenantId, TenantKey
+from recsvc.domain.models import TrainingRun, TrainingState
+from recsvc.storage.models import ModelRepository
+from recsvc.storage.training_runs import TrainingRunRepository
+
+_log = structlog.get_logger(__name__)
+_POLL_S = 0.5
+_STOP_S = 5.0
+_ENDED = (TrainingState.SUCCEEDED, TrainingState.FAILED)
+
+
+class TrainingRunner:
+    """An async context manager; leaving it ends the runs that it has started."""
+
+    def __init__(self, runs: TrainingRunRepository, models: ModelRepository, environment: Mapping[str, str]) -> None:
+        """environment: variables that tell the training process where the servers are."""
+        self.models = models
+        self._runs = runs
+        self._environment = environment
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do yet."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """End the runs that are under way; they are noted as failed."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def start(self, tenant_key: TenantKey, tenant_id: TenantId, parameters: Mapping[str, object]) -> TrainingRun:
+        """Begin a run. Raises TrainingInProgress."""
+        run = await self._runs.start(tenant_key, parameters)
+        task = asyncio.create_task(self._supervise(tenant_key, tenant_id, run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return run
+
+    async def get(self, tenant_key: TenantKey, run_id: str) -> TrainingRun:
+        """Raises TrainingRunNotFound."""
+        return await self._runs.get(tenant_key, run_id)
+
+    async def watch(self, tenant_key: TenantKey, run_id: str) -> AsyncIterator[TrainingRun]:
+        """The run as it stands now, then every change until it ends. Raises TrainingRunNotFound."""
+        last: TrainingRun | None = None
+        while last is None or last.state not in _ENDED:
+            run = await self._runs.get(tenant_key, run_id)
+            if run != last:
+                yield run
+                last = run
+            if run.state not in _ENDED:
+                await asyncio.sleep(_POLL_S)
+
+    async def _supervise(self, tenant_key: TenantKey, tenant_id: TenantId, run: TrainingRun) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "recsvc.cli.main",
+            "train",
+            "--tenant",
+            tenant_id,
+            "--run-id",
+            run.training_run_id,
+        ]
+        for name, value in run.parameters.items():
+            flag = "--" + name.replace("_", "-")
+            if value is True:
+                command.append(flag)
+            elif value is not None and value is not False:
+                command += [flag, str(value)]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, **self._environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            _, errors = await process.communicate()
+            if process.returncode:
+                _log.error(
+                    "training.failed", run_id=run.training_run_id, output=errors.decode(errors="replace")[-2000:]
+                )
+                await self._fail(tenant_key, run, "the training process ended with an error; the log has it")
+        except asyncio.CancelledError:
+            await _stop(process)
+            await self._fail(tenant_key, run, "the server was stopped")
+            raise
+
+    async def _fail(self, tenant_key: TenantKey, run: TrainingRun, error: str) -> None:
+        try:
+            await self._runs.finish(tenant_key, run.training_run_id, TrainingState.FAILED, error=error)
+        except DomainError as unreachable:
+            _log.warning("training.end_not_noted", run_id=run.training_run_id, error=unreachable.reason)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,100 @@
+"""Real PostgreSQL and Redis for every test, started here on sockets of their own, or those that the environment names."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from recsvc.app import Storage, open_storage
+from recsvc.domain.ids import TenantId, TenantKey, UserKey
+from recsvc.domain.tenancy import Tenant, TenantSettings
+from recsvc.embedded import embedded_servers
+from recsvc.settings import AuthSettings, ServerSettings, Settings
+from recsvc.storage.database import Database
+from recsvc.storage.migrator import migrate
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class RecordedChanges:
+    """Takes announcements and keeps them, so that a test can say what must have been announced."""
+
+    tenants: list[tuple[TenantKey, int]] = field(default_factory=list)
+    users: list[tuple[TenantKey, dict[UserKey, int]]] = field(default_factory=list)
+
+    async def tenant_changed(self, tenant_key: TenantKey, version: int) -> None:
+        self.tenants.append((tenant_key, version))
+
+    async def users_changed(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> None:
+        self.users.append((tenant_key, dict(versions)))
+
+
+@pytest.fixture(scope="session")
+async def settings() -> AsyncIterator[Settings]:
+    """Settings of a service on test servers; cheap hashes, free ports."""
+    test_settings = {
+        "server": ServerSettings(port=0, metrics_port=0, drain_s=1.0),
+        "auth": AuthSettings(argon2_time_cost=1, argon2_memory_kib=64),
+        "log_format": "console",
+    }
+    if os.environ.get("RECSVC_DATABASE_URL") and os.environ.get("RECSVC_REDIS_URL"):
+        yield Settings(**test_settings)
+        return
+    # Not pytest's own folder: the servers run as another account for root, which cannot enter that one.
+    data_dir = Path(tempfile.mkdtemp(prefix="recsvc-test-"))
+    data_dir.chmod(0o755)
+    try:
+        # Tests promise nothing about power cuts; the crash tests start servers of their own.
+        async with embedded_servers(data_dir, postgres_options={"fsync": "off"}) as urls:
+            yield Settings(database_url=urls.database_url, redis_url=urls.redis_url, data_dir=data_dir, **test_settings)
+    finally:
+        shutil.rmtree(data_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def database_url(settings: Settings) -> str:
+    """A migrated database."""
+    assert settings.database_url is not None
+    url = settings.database_url.get_secret_value()
+    await migrate(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+async def database(database_url: str, settings: Settings) -> AsyncIterator[Database]:
+    """An open pool."""
+    async with Database(database_url, settings.postgres) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def storage(database_url: str, settings: Settings) -> AsyncIterator[Storage]:
+    """All repositories, announcing to Redis as the service does."""
+    async with open_storage(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def changes() -> RecordedChanges:
+    """Announcements of one test."""
+    return RecordedChanges()
+
+
+@pytest.fixture
+async def new_tenant(storage: Storage) -> Tenant:
+    """A tenant of the test's own."""
+    return await storage.tenants.create(TenantId(f"test-{os.getpid()}-{next(_numbers)}"), "", TenantSettings())
+
+
+@pytest.fixture
+def tenant(new_tenant: Tenant) -> TenantKey:
+    """The key of a tenant of the test's own."""
+    return new_tenant.tenant_key
