@@ -115,7 +115,7 @@ async def open_urls(settings: Settings) -> AsyncIterator[Urls]:
     if settings.database_url is not None and settings.redis_url is not None:
         yield Urls(settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
         return
-    async with embedded_servers(settings.data_dir) as embedded:
+    async with embedded_servers(settings.embedded_dir) as embedded:
         yield Urls(
             settings.database_url.get_secret_value() if settings.database_url else embedded.database_url,
             settings.redis_url.get_secret_value() if settings.redis_url else embedded.redis_url,
@@ -159,14 +159,15 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
 def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | None = None) -> Engine:
     """The recommender. cached: False computes every list anew, as an evaluation must."""
     settings = storage.settings
-    profiles = TenantProfiles(storage.tenants)
+    cache = ListCache(storage.redis) if cached else None
+    profiles = TenantProfiles(storage.tenants, cache)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
     recommender = Recommender(
         storage.candidates,
         storage.items,
         profiles,
         fold_in,
-        ListCache(storage.redis) if cached else None,
+        cache,
         shown,
         storage.metrics,
         settings.engine,

@@ -77,7 +77,7 @@ class EngineSettings(BaseModel):
 
     history_items: int = Field(500, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
     neighbor_history_items: int = Field(200, ge=1, description="Items of the history whose neighbours are looked up.")
-    candidates: int = Field(400, ge=10, description="Candidates that each source gives at least.")
+    candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
     )
@@ -91,7 +91,7 @@ class TrainingSettings(BaseModel):
     dimension: int = Field(
         512, ge=2, le=4000, description="Length of item vectors at most; fewer for small catalogues."
     )
-    neighbors: int = Field(200, ge=1, description="Neighbours kept per item.")
+    neighbors: int = Field(100, ge=1, description="Neighbours kept per item.")
     exact_search_items: int = Field(
         5000, ge=0, description="Up to so many items, vectors are searched without an index."
     )
@@ -105,10 +105,10 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         None,
-        description="PostgreSQL 16+ with pgvector 0.8+; without it the embedded one under data_dir is used.",
+        description="PostgreSQL 16+ with pgvector 0.8+; without it the embedded one under embedded_dir is used.",
     )
     redis_url: SecretStr | None = Field(None, description="Redis 6+; without it the embedded one is used.")
-    data_dir: Path = Field(Path(".data"), description="Home of the embedded servers' data.")
+    embedded_dir: Path = Field(Path(".data"), description="Home of the embedded servers' data.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field("auto", description="json, console, or auto (console on a terminal).")
     page_token_secret: SecretStr | None = Field(

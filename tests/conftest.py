@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from recsvc.app import Storage, open_storage
+from recsvc.app import Service, Storage, open_storage, running_service
+from recsvc.cli.tenants import new_key
 from recsvc.domain.ids import TenantId, TenantKey, UserKey
-from recsvc.domain.tenancy import Tenant, TenantSettings
+from recsvc.domain.tenancy import Scope, Tenant, TenantSettings
 from recsvc.embedded import embedded_servers
 from recsvc.settings import AuthSettings, ServerSettings, Settings
 from recsvc.storage.database import Database
 from recsvc.storage.migrator import migrate
+from tests.api import Api
 
 _numbers = itertools.count(1)
 
@@ -54,7 +56,9 @@ async def settings() -> AsyncIterator[Settings]:
     try:
         # Tests promise nothing about power cuts; the crash tests start servers of their own.
         async with embedded_servers(data_dir, postgres_options={"fsync": "off"}) as urls:
-            yield Settings(database_url=urls.database_url, redis_url=urls.redis_url, data_dir=data_dir, **test_settings)
+            yield Settings(
+                database_url=urls.database_url, redis_url=urls.redis_url, embedded_dir=data_dir, **test_settings
+            )
     finally:
         shutil.rmtree(data_dir, ignore_errors=True)
 
@@ -80,6 +84,27 @@ async def storage(database_url: str, settings: Settings) -> AsyncIterator[Storag
     """All repositories, announcing to Redis as the service does."""
     async with open_storage(settings) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+async def service(database_url: str, settings: Settings) -> AsyncIterator[Service]:
+    """The whole service on a free port."""
+    async with running_service(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def key(service: Service, new_tenant: Tenant) -> str:
+    """A key of the test's tenant with every scope but admin:service."""
+    scopes = frozenset(Scope) - {Scope.ADMIN_SERVICE}
+    return (await new_key(service.storage, new_tenant.tenant_id, "test", scopes)).secret
+
+
+@pytest.fixture
+async def api(service: Service, key: str) -> AsyncIterator[Api]:
+    """Stubs that call the service with the test's key."""
+    async with Api.connected(service.port, key) as connected:
+        yield connected
 
 
 @pytest.fixture

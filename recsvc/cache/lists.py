@@ -10,6 +10,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from recsvc.cache import codec
 from recsvc.cache.redis_client import RedisClient
@@ -29,6 +30,14 @@ class Versions:
     user_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """A current list or None, and the tenant's version (0 when Redis does not know it)."""
+
+    found: Recommendations | None
+    tenant_version: int
+
+
 class ListCache:
     """Reads and writes lists."""
 
@@ -36,10 +45,8 @@ class ListCache:
         self._client = client
         self._user_keys: OrderedDict[tuple[TenantKey, str], UserKey] = OrderedDict()
 
-    async def find(
-        self, tenant_key: TenantKey, who: str, fingerprint: str, max_age: timedelta | None
-    ) -> Recommendations | None:
-        """A current list, or None.
+    async def find(self, tenant_key: TenantKey, who: str, fingerprint: str, max_age: timedelta | None) -> LookUp:
+        """Look for a current list.
 
         who: names the user or session, or is empty for a list that is not personal.
         """
@@ -48,24 +55,45 @@ class ListCache:
         if user_key is not None:
             keys.append(user_version_key(tenant_key, user_key))
         answers = await self._client.get_many(keys)
-        if answers is None or answers[0] is None or answers[1] is None:
-            return None
+        if answers is None or answers[1] is None:
+            return LookUp(None, 0)
+        tenant_version = int(answers[1])
+        if answers[0] is None:
+            return LookUp(None, tenant_version)
         document = json.loads(answers[0])
-        if document["tenant_version"] != int(answers[1]):
-            return None
-        if document["user_key"] is not None:
-            if document["user_key"] == user_key:
-                present = answers[2]
-            else:
-                self._remember(tenant_key, who, UserKey(document["user_key"]))
-                more = await self._client.get_many([user_version_key(tenant_key, UserKey(document["user_key"]))])
-                present = more[0] if more else None
-            if present is None or int(present) != document["user_version"]:
-                return None
+        known_version = answers[2] if user_key is not None else None
+        if document["tenant_version"] != tenant_version or not await self._is_current(
+            tenant_key, who, document, user_key, known_version
+        ):
+            return LookUp(None, tenant_version)
         found = codec.decode(document["list"])
         if max_age is not None and datetime.now(UTC) - found.generate_time > max_age:
-            return None
-        return found
+            return LookUp(None, tenant_version)
+        return LookUp(found, tenant_version)
+
+    async def tenant_version(self, tenant_key: TenantKey) -> int | None:
+        """The version that was announced last; None when Redis does not know it."""
+        answers = await self._client.get_many([tenant_version_key(tenant_key)])
+        return int(answers[0]) if answers and answers[0] is not None else None
+
+    async def _is_current(
+        self,
+        tenant_key: TenantKey,
+        who: str,
+        document: dict[str, Any],
+        known_key: UserKey | None,
+        known_version: bytes | None,
+    ) -> bool:
+        """Whether the user's state is still the one that the list was computed from."""
+        if document["user_key"] is None:
+            return True
+        user_key = UserKey(document["user_key"])
+        present = known_version
+        if user_key != known_key:
+            self._remember(tenant_key, who, user_key)
+            answers = await self._client.get_many([user_version_key(tenant_key, user_key)])
+            present = answers[0] if answers else None
+        return present is not None and int(present) == document["user_version"]
 
     async def store(
         self,

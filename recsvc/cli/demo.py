@@ -48,11 +48,11 @@ async def _run(settings: Settings, console: Console) -> None:
     async with open_storage(settings) as storage:
         tenant_key = await tenant_key_of(storage, _TENANT)
         if not await storage.items.any_of(tenant_key):
-            dataset = await asyncio.to_thread(_dataset, settings.data_dir, console)
+            dataset = await asyncio.to_thread(_dataset, settings.embedded_dir, console)
             report(await load(storage, tenant_key, dataset, console), console)
         if (await storage.tenants.profile(tenant_key)).model is None:
             await train_with_progress(storage, tenant_key, console)
-        key = await _key(storage, settings.data_dir)
+        key = await _key(storage, settings.embedded_dir)
         user_id = await _some_user(storage, tenant_key)
         _explain(console, settings, key, user_id)
         # Still inside: the embedded servers stay up from here to the service.
@@ -95,22 +95,22 @@ async def _some_user(storage: Storage, tenant_key: TenantKey) -> str:
 
 def _explain(console: Console, settings: Settings, key: str, user_id: str) -> None:
     address = f"localhost:{settings.server.port}"
-    request = f'{{"user_id": "{user_id}", "count": 10, "item_mask": "title,categories"}}'
+    who = f'"user_id": "{user_id}", "count": 10'
     method = "recsvc.v1.RecommendationService/Recommend"
     typer.echo(
         f"""
-API key (kept in {settings.data_dir}/demo.key):  {key}
+API key (kept in {settings.embedded_dir}/demo.key):  {key}
 
 Ten recommendations for user {user_id}, from another terminal:
 
-  grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{request}' {address} {method}
+  grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{{{who}, "item_mask": {{"paths": ["title"]}}}}' {address} {method}
 
 or, without grpcurl:
 
-  .venv/bin/recsvc call {address} {method} --key {key} -d '{request}'
+  .venv/bin/recsvc call {address} {method} --key {key} -d '{{{who}, "item_mask": "title"}}'
 
 Metrics: http://localhost:{settings.server.metrics_port}/metrics
-Stop with Ctrl-C; the data stays in {settings.data_dir}/
+Stop with Ctrl-C; the data stays in {settings.embedded_dir}/
 """
     )
     console.file.flush()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import Annotated
+
+# Before grpc is imported: its fork handlers only complain about the processes that we start.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import typer
 

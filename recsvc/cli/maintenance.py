@@ -61,7 +61,7 @@ def health(
 
 def stop() -> None:
     """Stop the embedded PostgreSQL and Redis, unless a process uses them."""
-    if stop_servers(Settings().data_dir):
+    if stop_servers(Settings().embedded_dir):
         typer.echo("stopped")
     else:
         typer.echo("still in use by another process")

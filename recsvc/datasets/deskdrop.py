@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsvc.datasets.files import only_file
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.rows import Row, headed_rows
 from recsvc.datasets.source import Dataset
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
-from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
+from recsvc.domain.ids import ItemId, SessionId, UserId
 from recsvc.domain.users import User
 
 FILE = "users_interactions.csv"
@@ -46,7 +47,7 @@ def deskdrop(path: Path) -> Dataset:
     def events() -> Iterator[Event]:
         return map(_event, headed_rows(file, _COLUMNS))
 
-    return Dataset("deskdrop", items, users, events, event_count=file.line_count() - 1)
+    return Dataset("deskdrop", items, users, events, event_count=file.row_count())
 
 
 def _event(row: Row) -> Event:
@@ -56,7 +57,7 @@ def _event(row: Row) -> Event:
     circumstances = ((ours, row.cells.get(theirs, "").strip()) for theirs, ours in _CIRCUMSTANCES.items())
     return Event(
         # People repeat an action within one second, so only the line tells the events apart.
-        event_id=EventId(f"dd:{row.line}"),
+        event_id=event_id("dd", row.line),
         event_type=EVENT_TYPES[action],
         item_id=ItemId(row.id("contentId")),
         event_time=row.epoch("timestamp"),

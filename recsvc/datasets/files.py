@@ -62,6 +62,10 @@ class TextFile:
             raise DatasetError(self.place, None, f"cannot be read: {error}") from error
         return count + (last != b"\n")
 
+    def row_count(self) -> int:
+        """How many lines follow a header."""
+        return max(0, self.line_count() - 1)
+
     @contextmanager
     def _bytes(self) -> Iterator[IO[bytes]]:
         if self.member:
@@ -113,3 +117,21 @@ class Folder:
 def only_file(path: Path, name: str) -> TextFile:
     """`path` itself when it is a file, else the file `name` (or `name`.gz) in the folder `path`."""
     return TextFile(path) if path.is_file() else Folder(path).file(name)
+
+
+PARTS = ("items", "users", "events")
+
+
+def parts(path: Path, suffix: str) -> dict[str, TextFile]:
+    """Those of the files `items`, `users` and `events` with this suffix that the folder or archive has, at least one.
+
+    `path` may be one of these files itself; then the others are missing.
+    """
+    if path.is_file() and path.name.removesuffix(".gz").endswith(suffix):
+        found = {path.name.removesuffix(".gz").removesuffix(suffix): TextFile(path)}
+    else:
+        folder = Folder(path)
+        found = {part: folder.file(f"{part}{suffix}") for part in PARTS if f"{part}{suffix}" in folder}
+    if not found.keys() & set(PARTS):
+        raise DatasetError(path, None, f"holds none of {', '.join(f'{part}{suffix}' for part in PARTS)}")
+    return found

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsvc.datasets.files import Folder
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.rows import headed_rows
 from recsvc.datasets.source import Dataset
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
-from recsvc.domain.ids import EventId, ItemId, UserId
+from recsvc.domain.ids import ItemId, UserId
 from recsvc.domain.users import User
 
 RATING_TIME = datetime(2017, 9, 1, tzinfo=UTC)
@@ -64,7 +65,7 @@ def goodbooks(path: Path) -> Dataset:
                 continue
             readers.add(user_id)
             yield Event(
-                event_id=EventId(f"gb:{user_id}:{item_id}"),
+                event_id=event_id("gb", user_id, item_id),
                 event_type="rate",
                 item_id=ItemId(item_id),
                 event_time=RATING_TIME,
@@ -72,4 +73,4 @@ def goodbooks(path: Path) -> Dataset:
                 value=row.number("rating"),
             )
 
-    return Dataset("goodbooks", items, users, events, books.line_count() - 1, ratings.line_count() - 1)
+    return Dataset("goodbooks", items, users, events, books.row_count(), ratings.row_count())

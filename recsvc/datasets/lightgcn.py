@@ -1,7 +1,7 @@
 """The LightGCN layout (Gowalla, Yelp2018, Amazon-Book): one user a line, `user item item …`, ids and nothing else.
 
-The catalogue is what stands in any of `train.txt` and `test.txt`; the events are those of one file, so that a test split
-is not imported by accident. Events are of type `view`.
+The catalogue is what stands in any of `train.txt` and `test.txt`; the events are those of one file, so that a test
+split is not imported by accident. Events are of type `view`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from recsvc.datasets.files import Folder, TextFile
-from recsvc.datasets.rows import id_fault
+from recsvc.datasets.ids import event_id, id_fault
 from recsvc.datasets.source import Dataset, DatasetError
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
-from recsvc.domain.ids import EventId, ItemId, UserId
+from recsvc.domain.ids import ItemId, UserId
 from recsvc.domain.users import User
 
 FIRST_EVENT_TIME = datetime(2020, 1, 1, tzinfo=UTC)
@@ -51,7 +51,7 @@ def lightgcn(path: Path, events_file: str | None = None) -> Dataset:
         for user_id, touched in _histories(chosen):
             for position, item_id in enumerate(touched):
                 yield Event(
-                    event_id=EventId(f"lgcn:{user_id}:{item_id}"),
+                    event_id=event_id("lgcn", user_id, item_id),
                     event_type="view",
                     item_id=ItemId(item_id),
                     event_time=FIRST_EVENT_TIME + timedelta(seconds=position),
@@ -70,6 +70,4 @@ def _histories(file: TextFile) -> Iterator[tuple[str, list[str]]]:
         for element in ids:
             if fault := id_fault(element):
                 raise DatasetError(file.place, number, f"the id {element[:20]!r}… {fault}")
-        if len(ids[0]) + max(map(len, ids[1:]), default=0) > 120:
-            raise DatasetError(file.place, number, "the ids are too long to make event ids of them")
         yield ids[0], list(dict.fromkeys(ids[1:]))

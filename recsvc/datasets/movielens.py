@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsvc.datasets.files import Folder, TextFile
-from recsvc.datasets.rows import Row, bare_rows, headed_rows, id_fault
+from recsvc.datasets.ids import event_id, id_fault
+from recsvc.datasets.rows import Row, bare_rows, headed_rows
 from recsvc.datasets.source import Dataset, DatasetError
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
-from recsvc.domain.ids import EventId, ItemId, UserId
+from recsvc.domain.ids import ItemId, UserId
 from recsvc.domain.users import User
 
 ITEM_TYPE = "movie"
@@ -49,7 +50,7 @@ def movielens(path: Path, ratings_file: str | None = None) -> Dataset:
 def _rating(row: Row, user: str, item: str, rating: str, time: str) -> Event:
     user_id, item_id, event_time = row.id(user), row.id(item), row.epoch(time)
     return Event(
-        event_id=EventId(f"ml:{user_id}:{item_id}:{event_time.timestamp():.0f}"),
+        event_id=event_id("ml", user_id, item_id, int(event_time.timestamp())),
         event_type="rate",
         item_id=ItemId(item_id),
         event_time=event_time,
@@ -126,7 +127,7 @@ def _csv(folder: Folder, ratings_file: str) -> Dataset:
         for row in headed_rows(ratings, columns):
             yield _rating(row, *columns)
 
-    return Dataset("movielens", items, users, events, films.line_count() - 1, ratings.line_count() - 1)
+    return Dataset("movielens", items, users, events, films.row_count(), ratings.row_count())
 
 
 def _tags(file: TextFile) -> dict[str, tuple[str, ...]]:
@@ -170,4 +171,4 @@ def _atomic(folder: Folder, stem: str, ratings_file: str) -> Dataset:
         for row in headed_rows(ratings, columns, "\t", quoted=False):
             yield _rating(row, *columns)
 
-    return Dataset("movielens", items, users, events, films.line_count() - 1, ratings.line_count() - 1)
+    return Dataset("movielens", items, users, events, films.row_count(), ratings.row_count())

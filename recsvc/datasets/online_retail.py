@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsvc.datasets.files import only_file
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.rows import Row, headed_rows
 from recsvc.datasets.source import Dataset
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
-from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
+from recsvc.domain.ids import ItemId, SessionId, UserId
 from recsvc.domain.users import User
 
 FILE = "online_retail.csv"
@@ -66,7 +67,7 @@ def online_retail(path: Path) -> Dataset:
             invoice = row.id("InvoiceNo")
             yield Event(
                 # One invoice can have the same article on two lines, so the line tells them apart.
-                event_id=EventId(f"or:{invoice[:64]}:{row.line}"),
+                event_id=event_id("or", invoice, row.line),
                 event_type="purchase",
                 item_id=ItemId(code),
                 event_time=row.time("InvoiceDate"),

@@ -1,14 +1,13 @@
 """Tables in text files, row by row, and cells turned into values.
 
-A row knows its file and its line, so that every wrong cell is told with both. Which columns there are and what they mean
-is the readers' knowledge.
+A row knows its file and its line, so that every wrong cell is told with both. Which columns there are and what they
+mean is the readers' knowledge.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from recsvc.datasets.files import TextFile
+from recsvc.datasets.ids import id_fault
 from recsvc.datasets.source import DatasetError
-from recsvc.domain.ids import MAX_ID_LENGTH
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(slots=True)
@@ -67,18 +64,6 @@ class Row:
         return moment
 
 
-def id_fault(text: str) -> str | None:
-    """What keeps the text from being an id, or None."""
-    if not text:
-        return "is empty"
-    if len(text) > MAX_ID_LENGTH:
-        return f"is longer than {MAX_ID_LENGTH} characters"
-    # isprintable is by far the faster test and lets through nothing that the expression would find.
-    if not text.isprintable() and _CONTROL.search(text):
-        return "holds control characters"
-    return None
-
-
 def finite(text: str) -> float | None:
     """The number that the text is, or None when it is no finite number (`1_000` is Python's, not a number here)."""
     try:
@@ -119,8 +104,7 @@ def bare_rows(file: TextFile, columns: Sequence[str], delimiter: str) -> Iterato
 
 
 def _split(file: TextFile, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(file.lines(), delimiter=delimiter, quoting=quoting)
+    reader = csv.reader(file.lines(), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
     try:
         for cells in reader:
             if cells:

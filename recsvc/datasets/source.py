@@ -1,7 +1,8 @@
 """What a data set is to the rest of the house: a name and three streams of domain objects.
 
-A data set is read as often as it is asked for and never held whole: each of `items`, `users` and `events` starts a fresh
-iterator. The event streams keep nothing but what their format forces on them. Who stores the objects is not known here.
+A data set is read as often as it is asked for and never held whole: each of `items`, `users` and `events` starts a
+fresh iterator. The event streams keep nothing but what their format forces on them. Who stores the objects is not
+known here.
 """
 
 from __future__ import annotations

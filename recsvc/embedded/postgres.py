@@ -18,6 +18,7 @@ from recsvc.embedded.process import Account, EmbeddedServerError, socket_folder,
 
 _SUPERUSER = "recsvc"
 _DATABASE = "recsvc"
+_ROOMY_SHARED_MEMORY_BYTES = 1024**3
 _OPTIONS: Mapping[str, str] = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -45,7 +46,7 @@ class EmbeddedPostgres:
         self._cluster = data_dir.resolve() / "postgres"
         self._log = self._cluster.parent / "postgres.log"
         self._sockets = socket_folder(data_dir)
-        self._options = {**_OPTIONS, **(options or {})}
+        self._options = {**_OPTIONS, **_shared_memory_options(), **(options or {})}
         self._account = Account.current()
 
     @property
@@ -119,6 +120,8 @@ class EmbeddedPostgres:
     def _drop_misleading_pid_file(self) -> None:
         # PostgreSQL refuses to start when the number in the file is in use, as it often is after a container's restart,
         # and when the file is empty. A number that is not in use it deals with itself, and better.
+        if not (self._cluster / "postmaster.pid").exists():
+            return
         recorded = self._recorded_pid()
         if recorded is None or (Path(f"/proc/{recorded}").exists() and not self._is_postmaster(recorded)):
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -154,6 +157,15 @@ class EmbeddedPostgres:
     @property
     def _maintenance_conninfo(self) -> str:
         return make_conninfo(host=str(self._sockets), user=_SUPERUSER, dbname="postgres", connect_timeout=5)
+
+
+def _shared_memory_options() -> Mapping[str, str]:
+    # A parallel HNSW build asks for maintenance_work_mem of shared memory, and a container's /dev/shm has 64 MB.
+    try:
+        is_roomy = shutil.disk_usage("/dev/shm").total >= _ROOMY_SHARED_MEMORY_BYTES  # noqa: S108
+    except FileNotFoundError:
+        return {}
+    return {} if is_roomy else {"dynamic_shared_memory_type": "mmap"}
 
 
 def _binary(name: str) -> Path:

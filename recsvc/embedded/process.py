@@ -75,22 +75,28 @@ class Account:
                 parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """Run a command under the account, in a session of its own so that a terminal's Ctrl-C does not reach it."""
+        """Run a command under the account, in a session of its own so that a terminal's Ctrl-C does not reach it.
+
+        Raises EmbeddedServerError when it cannot be run at all, or not in time.
+        """
         # A daemon that the command leaves behind would keep a pipe open and block us, so output goes to a file.
         with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-            done = subprocess.run(  # noqa: S603
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                user=self.uid,
-                group=self.gid,
-                extra_groups=[] if self.uid is not None else None,
-                cwd="/",
-                start_new_session=True,
-                timeout=timeout_s,
-                check=False,
-            )
+            try:
+                done = subprocess.run(  # noqa: S603
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    user=self.uid,
+                    group=self.gid,
+                    extra_groups=[] if self.uid is not None else None,
+                    cwd="/",
+                    start_new_session=True,
+                    timeout=timeout_s,
+                    check=False,
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise EmbeddedServerError(f"{Path(command[0]).name} cannot be run: {error}") from error
             output.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, output.read(), "")
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from recsvc.domain.ids import ItemId
 from recsvc.domain.recommendations import Reason, ReasonKind, Source
 from recsvc.engine.ranking import Ranked
-from recsvc.storage.candidates import Candidates
+from recsvc.storage.candidates import Candidates, Evidence
 
 _MOST_REASONS = 3
 _BEHAVIOR = (Source.COLLABORATIVE, Source.NEIGHBORS)
@@ -17,25 +16,25 @@ def reasons(
     candidates: Candidates,
     ranked: Ranked,
     position: int,
-    because: Sequence[tuple[ItemId, float]],
+    because: Sequence[Evidence],
     labels: Mapping[str, Sequence[str]],
 ) -> tuple[Reason, ...]:
     """The reasons for one candidate, largest first.
 
-    because: items of the user's history with their weight for this candidate. labels: the candidate's categories and
-    tags by item id, for reasons of content. What behaviour contributed is shared out among the items of `because` in
-    proportion to their weights; without any it stands as one reason without an item.
+    because: what the items of the user's history say for this candidate. labels: the candidate's categories and tags
+    by item id, for reasons of content. What a source of behaviour contributed is shared out among the items of
+    `because` in proportion to what they say for it; without any it stands as one reason without an item.
     """
     boost = float(candidates.boosts[position]) or 1.0
     found: list[Reason] = []
-    behavior = 0.0
+    behavior: dict[str, float] = {}
     for name, contributions in ranked.contributions.items():
         # Boosts stand as a reason of their own, so the sources are told without them.
         contribution = float(contributions[position]) / boost
         if contribution == 0.0:
             continue
         if name in _BEHAVIOR:
-            behavior += contribution
+            behavior[name] = contribution
         else:
             found.append(_reason(name, contribution, candidates, position, labels))
     if behavior:
@@ -48,19 +47,24 @@ def reasons(
     return tuple(sorted(found, key=lambda reason: -abs(reason.contribution)))
 
 
-def _similar(contribution: float, because: Sequence[tuple[ItemId, float]]) -> list[Reason]:
-    strongest = sorted(because, key=lambda pair: (-pair[1], pair[0]))[:_MOST_REASONS]
-    total = sum(weight for _, weight in strongest)
-    if total <= 0:
-        return [Reason(ReasonKind.SIMILAR_TO_INTERACTED, contribution)]
+def _similar(contributions: Mapping[str, float], because: Sequence[Evidence]) -> list[Reason]:
+    shares = dict.fromkeys((evidence.item_id for evidence in because), 0.0)
+    for source, contribution in contributions.items():
+        total = sum(max(0.0, evidence.parts[source]) for evidence in because)
+        for evidence in because:
+            if total > 0:
+                shares[evidence.item_id] += contribution * max(0.0, evidence.parts[source]) / total
+    strongest = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_REASONS]
+    told = sum(share for _, share in strongest)
+    whole = sum(contributions.values())
+    if told <= 0:
+        return [Reason(ReasonKind.SIMILAR_TO_INTERACTED, whole)]
     return [
         Reason(
-            ReasonKind.SIMILAR_TO_INTERACTED,
-            contribution * weight / total,
-            item_id=item_id,
-            strength=weight / strongest[0][1],
+            ReasonKind.SIMILAR_TO_INTERACTED, whole * share / told, item_id=item_id, strength=share / strongest[0][1]
         )
-        for item_id, weight in strongest
+        for item_id, share in strongest
+        if share > 0
     ]
 
 

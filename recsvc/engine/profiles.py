@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from recsvc.cache.lists import ListCache
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.storage.tenants import TenantRepository
@@ -20,26 +21,34 @@ class _Entry:
 
 
 class TenantProfiles:
-    """Profiles no older than a second, loaded by one caller at a time per tenant."""
+    """Profiles no older than a second, or than a version that is known to exist; one caller at a time loads."""
 
-    def __init__(self, tenants: TenantRepository) -> None:
+    def __init__(self, tenants: TenantRepository, cache: ListCache | None) -> None:
         self._tenants = tenants
+        self._cache = cache
         self._entries: dict[TenantKey, _Entry] = {}
         self._locks: dict[TenantKey, asyncio.Lock] = {}
 
-    async def get(self, tenant_key: TenantKey) -> TenantProfile:
-        """The tenant's profile. Raises TenantNotFound."""
-        entry = self._entries.get(tenant_key)
-        if entry is not None and time.monotonic() - entry.loaded < _LIFE_S:
-            return entry.profile
+    async def get(self, tenant_key: TenantKey, at_least: int = 0) -> TenantProfile:
+        """The tenant's profile, of version `at_least` or later. Raises TenantNotFound."""
+        profile = self._recent(tenant_key, at_least)
+        if profile is not None:
+            return profile
         async with self._locks.setdefault(tenant_key, asyncio.Lock()):
-            entry = self._entries.get(tenant_key)
-            if entry is None or time.monotonic() - entry.loaded >= _LIFE_S:
-                return await self.reload(tenant_key)
-            return entry.profile
+            return self._recent(tenant_key, at_least) or await self._load(tenant_key)
 
-    async def reload(self, tenant_key: TenantKey) -> TenantProfile:
-        """The profile as it is in the database now."""
+    async def get_current(self, tenant_key: TenantKey) -> TenantProfile:
+        """The profile of the version that caches know of: what was changed before this call is in it."""
+        version = await self._cache.tenant_version(tenant_key) if self._cache is not None else None
+        return await self.get(tenant_key, version or 0)
+
+    def _recent(self, tenant_key: TenantKey, at_least: int) -> TenantProfile | None:
+        entry = self._entries.get(tenant_key)
+        if entry is None or time.monotonic() - entry.loaded >= _LIFE_S or entry.profile.version < at_least:
+            return None
+        return entry.profile
+
+    async def _load(self, tenant_key: TenantKey) -> TenantProfile:
         started = time.monotonic()
         profile = await self._tenants.profile(tenant_key)
         self._entries[tenant_key] = _Entry(profile, started)

@@ -34,7 +34,7 @@ from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.ranking import Ranked, rank, weights_for
 from recsvc.engine.shown_log import ShownLog
 from recsvc.settings import CacheSettings, EngineSettings
-from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
+from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Evidence
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.shown import ShownList
 from recsvc.telemetry.metrics import Metrics
@@ -85,12 +85,15 @@ class Recommender:
         fingerprint = query.fingerprint()
         # What is drawn by chance must not be frozen, and an answer for another moment is not the present one.
         cacheable = self._cache is not None and not query.exploration and query.time is None
-        found = None
+        found, version = None, 0
         if self._cache is not None and cacheable and query.max_staleness != timedelta(0):
-            found = await self._cache.find(tenant_key, who, fingerprint, query.max_staleness)
+            looked_up = await self._cache.find(tenant_key, who, fingerprint, query.max_staleness)
+            found, version = looked_up.found, looked_up.tenant_version
             self._metrics.cache_lookups.labels("hit" if found else "miss").inc()
         if found is None:
-            profile = await self._profiles.get(tenant_key)
+            profile = await (
+                self._profiles.get(tenant_key, version) if version else self._profiles.get_current(tenant_key)
+            )
             candidates, profile = await self._fresh_candidates(profile, query)
             found = await self._ranked(profile, query, candidates)
             if self._cache is not None and cacheable:
@@ -99,7 +102,7 @@ class Recommender:
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""
-        profile = await self._profiles.get(tenant_key)
+        profile = await self._profiles.get_current(tenant_key)
         as_query = RecommendQuery(
             user_id=query.user_id,
             session_id=query.session_id,
@@ -219,7 +222,7 @@ class Recommender:
 
     async def _because(
         self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates, positions: Sequence[int]
-    ) -> Mapping[int, Sequence[tuple[ItemId, float]]]:
+    ) -> Mapping[int, Sequence[Evidence]]:
         if not query.explain or profile.model is None or not positions:
             return {}
         keys = [candidates.item_keys[at] for at in positions]
@@ -239,7 +242,7 @@ class Recommender:
         candidates: Candidates,
         ranked: Ranked,
         at: int,
-        because: Mapping[int, Sequence[tuple[ItemId, float]]],
+        because: Mapping[int, Sequence[Evidence]],
     ) -> tuple[Reason, ...]:
         return reasons(candidates, ranked, at, because.get(at, ()), {}) if query.explain else ()
 

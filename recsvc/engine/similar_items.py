@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
-from recsvc.domain.ids import TenantKey
+from recsvc.domain.catalog import Item
+from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.ranking.diversity import CategoryCap, mmr
 from recsvc.domain.recommendations import (
     Degradation,
@@ -50,7 +52,7 @@ class SimilarItemFinder:
 
     async def find(self, tenant_key: TenantKey, query: SimilarItemsQuery) -> SimilarItems:
         """Raises ItemNotFound."""
-        profile = await self._profiles.get(tenant_key)
+        profile = await self._profiles.get_current(tenant_key)
         item = await self._similar.item(tenant_key, query.item_id)
         diverse = query.diversity.trade_off < 1 or query.diversity.max_per_category > 0
         question = SimilarQuestion(
@@ -62,7 +64,7 @@ class SimilarItemFinder:
         )
         basis, found = await self._by_basis(profile, query.by, item, question)
         chosen = _diverse(found, query) if diverse else found[: query.count]
-        details = {}
+        details: Mapping[ItemId, Item] = {}
         if query.item_fields and chosen:
             details = await self._items.get_many(tenant_key, [similar.item_id for similar in chosen])
         degradation = Degradation()

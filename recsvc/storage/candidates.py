@@ -82,6 +82,14 @@ class Candidates:
         return len(self.item_ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one item of a history says for a candidate, by source: its neighbour weight, and its part of the product."""
+
+    item_id: ItemId
+    parts: Mapping[str, float]
+
+
 _COMPONENTS = {
     "collaborative": "collaborative",
     "neighbors": "neighbors",
@@ -133,6 +141,8 @@ class CandidateRepository:
             "score_neighbors": question.score_neighbors,
             "collaborative_limit": limits.get("collaborative", 0),
             "neighbors_limit": limits.get("neighbors", 0),
+            # Nearly all items may be shown, so twice the limit leaves enough; a filter may leave one in a thousand.
+            "neighbors_pool": None if question.filter else 2 * limits.get("neighbors", 0),
             "content_limit": limits.get("content", 0),
             "popular_limit": limits.get("popular", 0),
             "trending_limit": limits.get("trending", 0),
@@ -157,23 +167,25 @@ class CandidateRepository:
         session_item_ids: Sequence[ItemId],
         items: Sequence[ItemKey],
         history_items: int,
-    ) -> Mapping[ItemKey, Sequence[tuple[ItemId, float]]]:
-        """For each of the items: which items of the history or session say how much for it."""
+    ) -> Mapping[ItemKey, Sequence[Evidence]]:
+        """For each of the items: what the items of the history or session say for it."""
         rows = await self._database.fetch_all(
             tenant_key,
             _SQL["explanations"],
             {
                 "tenant": tenant_key,
                 "model": model.model_key,
+                "shard": model.shard,
                 "user": user_key,
                 "session_items": list(session_item_ids),
                 "items": list(items),
                 "history": history_items,
             },
         )
-        found: dict[ItemKey, list[tuple[ItemId, float]]] = {}
+        found: dict[ItemKey, list[Evidence]] = {}
         for row in rows:
-            found.setdefault(ItemKey(row["item_key"]), []).append((ItemId(row["because"]), row["weight"]))
+            evidence = Evidence(ItemId(row["because"]), {"neighbors": row["weight"], "collaborative": row["product"]})
+            found.setdefault(ItemKey(row["item_key"]), []).append(evidence)
         return found
 
 

@@ -75,12 +75,12 @@ class ModelRepository:
 
     async def signals(self, tenant_key: TenantKey) -> Signals:
         """All signals of a tenant, from one snapshot."""
-        async with self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection:
-            async with (
-                connection.cursor() as cursor,
-                cursor.copy(_SQL["export_signals"].rstrip(";").encode(), {"tenant": tenant_key}) as copy,
-            ):
-                chunks = [bytes(chunk) async for chunk in copy]
+        async with (
+            self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection,
+            connection.cursor() as cursor,
+            cursor.copy(_SQL["export_signals"].rstrip(";").encode(), {"tenant": tenant_key}) as copy,
+        ):
+            chunks = [bytes(chunk) async for chunk in copy]
         return Signals(*binary_copy.read_signals(b"".join(chunks)))
 
     async def publish(

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from psycopg import sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
@@ -17,7 +18,7 @@ from recsvc.domain.ids import ModelKey, TenantId, TenantKey
 from recsvc.domain.tenancy import ServingModel, Tenant, TenantProfile, TenantSettings
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
-from recsvc.storage.statements import load
+from recsvc.storage.statements import compose, load
 
 _SQL = load("tenants")
 
@@ -109,6 +110,8 @@ class TenantRepository:
             if row is None:
                 raise TenantNotFound(tenant_id)
             tenant_key = TenantKey(row["tenant_key"])
+            for partition in row["partitions"] or ():
+                await connection.execute(compose(_SQL["drop_partition"], partition=sql.Identifier(partition)))
             for name in ("delete_events", "delete_event_ids", "delete_factors", "delete_neighbors", "delete_shown"):
                 await execute(connection, _SQL[name], {"tenant": tenant_key})
         await self._changes.tenant_changed(tenant_key, 0)

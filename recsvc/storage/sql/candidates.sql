@@ -29,6 +29,9 @@ WITH subject AS MATERIALIZED (
                  AND f.item_key = s.item_key
         ) parts)
     END AS vector
+), direction AS MATERIALIZED (
+    -- The length of the user's vector changes no order, and half precision has no room for the small numbers of a long one.
+    SELECT l2_normalize(vector)::halfvec({dimension}) AS vector FROM profile
 ), seen AS MATERIALIZED (
     SELECT unnest(seen_keys) AS item_key FROM subject WHERE NOT %(include_seen)s
     UNION ALL SELECT item_key FROM session WHERE NOT %(include_seen)s
@@ -52,14 +55,16 @@ WITH subject AS MATERIALIZED (
     SELECT f.item_key
     FROM item_factors f JOIN items i ON i.tenant_key = f.tenant_key AND i.item_key = f.item_key
     WHERE f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
-      AND (SELECT vector FROM profile) IS NOT NULL
+      AND (SELECT vector FROM direction) IS NOT NULL
       AND f.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
-    ORDER BY f.vector::halfvec({dimension}) <#> (SELECT vector FROM profile)::halfvec({dimension})
+    ORDER BY f.vector::halfvec({dimension}) <#> (SELECT vector FROM direction)
     LIMIT %(collaborative_limit)s
 ), by_neighbors AS (
     SELECT s.item_key
-    FROM neighbor_scores s JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = s.item_key
-    WHERE s.item_key NOT IN (SELECT item_key FROM seen) AND {eligible}
+    FROM (SELECT item_key, score FROM neighbor_scores WHERE item_key NOT IN (SELECT item_key FROM seen)
+          ORDER BY score DESC, item_key LIMIT %(neighbors_pool)s) s
+    JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = s.item_key
+    WHERE {eligible}
     ORDER BY s.score DESC, s.item_key
     LIMIT %(neighbors_limit)s
 ), by_content AS (
@@ -112,7 +117,7 @@ SELECT NULL::bigint AS item_key, s.user_key, s.version, s.folded_version, s.mode
 FROM (SELECT 1) AS one LEFT JOIN subject s ON true
 UNION ALL
 (SELECT c.item_key, NULL, NULL, NULL, NULL, NULL, i.item_id,
-       -(f.vector::halfvec({dimension}) <#> (SELECT vector FROM profile)::halfvec({dimension}))::real,
+       -(f.vector::halfvec({dimension}) <#> (SELECT vector FROM direction))::real,
        n.score,
        (SELECT sum(t.weight) / sqrt(cardinality(i.categories || i.tags))
         FROM taste t WHERE t.label = ANY (i.categories || i.tags))::real,
@@ -144,9 +149,17 @@ WITH history AS (
     UNION
     SELECT item_key FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(session_items)s::text[])
 )
-SELECT b.item_id AS because, n.item_key, n.weight
+SELECT b.item_id AS because, n.item_key, coalesce(w.weight, 0) AS weight,
+       coalesce(-(hf.vector <#> nf.vector) * hf.fold_in_scale, 0)::float8 AS product
 FROM history h
-JOIN item_neighbors r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key
-JOIN items b ON b.tenant_key = %(tenant)s AND b.item_key = h.item_key,
-     unnest(r.neighbor_keys, r.weights) AS n (item_key, weight)
-WHERE n.item_key = ANY (%(items)s::bigint[]);
+JOIN items b ON b.tenant_key = %(tenant)s AND b.item_key = h.item_key
+CROSS JOIN unnest(%(items)s::bigint[]) AS n (item_key)
+LEFT JOIN item_factors hf ON hf.tenant_key = %(tenant)s AND hf.shard = %(shard)s AND hf.model_key = %(model)s
+     AND hf.item_key = h.item_key
+LEFT JOIN item_factors nf ON nf.tenant_key = %(tenant)s AND nf.shard = %(shard)s AND nf.model_key = %(model)s
+     AND nf.item_key = n.item_key
+LEFT JOIN LATERAL (
+    SELECT e.weight FROM item_neighbors r, unnest(r.neighbor_keys, r.weights) AS e (neighbor_key, weight)
+    WHERE r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key
+      AND e.neighbor_key = n.item_key
+) w ON true;

@@ -35,7 +35,18 @@ SELECT * FROM tenants WHERE tenant_id = %(tenant_id)s FOR UPDATE;
 
 -- delete_tenant --
 -- The tenant itself; what has no foreign key to it is deleted by the statements that follow.
-DELETE FROM tenants WHERE tenant_id = %(tenant_id)s RETURNING tenant_key;
+WITH large AS (
+    SELECT m.tenant_key, array_agg(format('item_factors_%%s', m.shard)) AS partitions
+    FROM models m JOIN tenants t USING (tenant_key)
+    WHERE t.tenant_id = %(tenant_id)s AND m.shard <> 0
+    GROUP BY m.tenant_key
+)
+DELETE FROM tenants t WHERE t.tenant_id = %(tenant_id)s
+RETURNING t.tenant_key, (SELECT partitions FROM large) AS partitions;
+
+-- drop_partition --
+-- A large model's vectors go at once.
+DROP TABLE IF EXISTS {partition};
 
 -- delete_events --
 -- Events of a tenant.
