@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Redis for every test, started here on sockets of their own, or those that the environment names."""
+"""Real PostgreSQL and Redis for every test, started here on sockets of their own, or those the environment names."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ from recsvc.storage.migrator import migrate
 from tests.api import Api
 
 _numbers = itertools.count(1)
+
+
+def temporary_folder() -> Path:
+    """A folder that other accounts may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="recsvc-test-"))
+    folder.chmod(0o755)
+    return folder
 
 
 @dataclass
@@ -51,8 +58,7 @@ async def settings() -> AsyncIterator[Settings]:
         yield Settings(**test_settings)
         return
     # Not pytest's own folder: the servers run as another account for root, which cannot enter that one.
-    data_dir = Path(tempfile.mkdtemp(prefix="recsvc-test-"))
-    data_dir.chmod(0o755)
+    data_dir = temporary_folder()
     try:
         # Tests promise nothing about power cuts; the crash tests start servers of their own.
         async with embedded_servers(data_dir, postgres_options={"fsync": "off"}) as urls:

@@ -119,14 +119,18 @@ class ItemRepository:
         await self._changes.tenant_changed(tenant_key, version)
         return outcome.item
 
-    async def upsert_many(self, tenant_key: TenantKey, items: Sequence[Item]) -> Sequence[WriteOutcome]:
+    async def upsert_many(
+        self, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str] = "items[{}]".format
+    ) -> Sequence[WriteOutcome]:
         """Create or replace items as a whole, in one transaction; by binary COPY when there are many.
+
+        path: where the item of a position stands in the request, for errors.
 
         Returns one outcome per item, in order: Written, or the error that refused it (StaleEtag, DuplicateInBatch,
         AttributeNotAllowed, EmbeddingDimensionMismatch, InvalidField). A refused item never fails its neighbours.
         """
         async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
-            outcomes = await self._write(connection, tenant_key, items, "items[{}]".format)
+            outcomes = await self._write(connection, tenant_key, items, path)
             version = await raise_version(connection, tenant_key)
         await self._changes.tenant_changed(tenant_key, version)
         return outcomes

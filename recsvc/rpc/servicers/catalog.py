@@ -23,7 +23,7 @@ from recsvc.rpc.convert.recommendations import item_filter_schema
 from recsvc.rpc.convert.values import moment, span, timestamp
 from recsvc.rpc.errors import OK, status_of, violations_status
 from recsvc.rpc.validation import RequestValidator
-from recsvc.storage.items import ItemRepository, Written
+from recsvc.storage.items import ItemRepository, WriteOutcome, Written
 from recsvc.storage.tenants import TenantRepository
 
 _ORDERS = ("item_id", "title", "create_time", "update_time", "publish_time")
@@ -204,7 +204,11 @@ class CatalogServicer(CatalogServiceServicer):
                 good.append((index, convert.item(message, f"items[{index}]")))
             except DomainError as error:
                 statuses[index] = status_of(error)
-        outcomes = await self._items.upsert_many(tenant_key, [item for _, item in good]) if good else []
+        outcomes: Sequence[WriteOutcome] = ()
+        if good:
+            outcomes = await self._items.upsert_many(
+                tenant_key, [item for _, item in good], lambda position: f"items[{good[position][0]}]"
+            )
         results = [
             pb.ItemResult(item_id=message.item_id, status=statuses.get(index)) for index, message in enumerate(messages)
         ]

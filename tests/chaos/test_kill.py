@@ -1,0 +1,105 @@
+"""kill -9 of everything: what was acknowledged is there when the service starts again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recsvc.embedded.postgres import EmbeddedPostgres
+from recsvc.embedded.redis import EmbeddedRedis
+from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
+from recsvc.gen.v1 import ingestion_service_pb2 as pb
+from tests.api import Api
+from tests.conftest import temporary_folder
+from tests.ports import free_port
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A data folder of the test's own; its servers end with the test."""
+    folder = temporary_folder()
+    yield folder
+    for server in (EmbeddedPostgres(folder), EmbeddedRedis(folder)):
+        if server.is_running():
+            server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(home: Path, port: int) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RECSVC_")}
+    return kept | {
+        "RECSVC_EMBEDDED_DIR": str(home),
+        "RECSVC_SERVER__PORT": str(port),
+        "RECSVC_SERVER__METRICS_PORT": "0",
+    }
+
+
+def _serve(home: Path, port: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "recsvc.cli.main", "serve"], env=_environment(home, port), start_new_session=True
+    )
+
+
+def _run(home: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "recsvc.cli.main", *arguments]
+    return subprocess.run(command, env=_environment(home, 0), check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def _wait_until_serving(port: int) -> None:
+    async with Api.connected(port, "") as api:
+        await asyncio.wait_for(api.channel.channel_ready(), 60)
+
+
+async def test_acknowledged_events_survive_the_death_of_everything(home: Path) -> None:
+    port = free_port()
+    _run(home, "tenants", "create", "shop")
+    key = _run(home, "keys", "create", "--tenant", "shop")
+    server = _serve(home, port)
+    acknowledged: list[str] = []
+    try:
+        await _wait_until_serving(port)
+        async with Api.connected(port, key) as api:
+            await api.catalog.CreateItem(catalog_pb.CreateItemRequest(item={"item_id": "a"}))
+
+            async def record(number: int) -> None:
+                event = pb.Event(event_id=str(number), event_type="view", user_id=f"u{number % 7}", item_id="a")
+                await api.ingestion.RecordEvent(pb.RecordEventRequest(event=event))
+                acknowledged.append(str(number))
+
+            async def load() -> None:
+                for number in range(100_000):
+                    await record(number)
+
+            writers = asyncio.create_task(load())
+            await asyncio.sleep(1.0)
+            postgres, redis = EmbeddedPostgres(home).pid(), EmbeddedRedis(home).pid()
+            assert postgres is not None
+            assert redis is not None
+            for victim in (server.pid, postgres, redis):
+                os.kill(victim, signal.SIGKILL)
+            await asyncio.gather(writers, return_exceptions=True)
+    finally:
+        server.kill()
+        server.wait()
+    assert len(acknowledged) > 20
+    server = _serve(home, port)
+    try:
+        await _wait_until_serving(port)
+        async with Api.connected(port, key) as api:
+            parts = [part async for part in api.ingestion.ExportEvents(pb.ExportEventsRequest())]
+        stored = [event.event_id for part in parts for event in part.events]
+        assert len(stored) == len(set(stored))
+        assert set(acknowledged) <= set(stored)
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
