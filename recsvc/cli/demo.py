@@ -97,17 +97,19 @@ def _explain(console: Console, settings: Settings, key: str, user_id: str) -> No
     address = f"localhost:{settings.server.port}"
     who = f'"user_id": "{user_id}", "count": 10'
     method = "recsvc.v1.RecommendationService/Recommend"
+    with_grpcurl = f'{{{who}, "item_mask": {{"paths": ["title"]}}}}'
+    with_call = f'{{{who}, "item_mask": "title"}}'
     typer.echo(
         f"""
 API key (kept in {settings.embedded_dir}/demo.key):  {key}
 
 Ten recommendations for user {user_id}, from another terminal:
 
-  grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{{{who}, "item_mask": {{"paths": ["title"]}}}}' {address} {method}
+  grpcurl -plaintext -H 'authorization: Bearer {key}' -d '{with_grpcurl}' {address} {method}
 
 or, without grpcurl:
 
-  .venv/bin/recsvc call {address} {method} --key {key} -d '{{{who}, "item_mask": "title"}}'
+  .venv/bin/recsvc call {address} {method} --key {key} -d '{with_call}'
 
 Metrics: http://localhost:{settings.server.metrics_port}/metrics
 Stop with Ctrl-C; the data stays in {settings.embedded_dir}/

@@ -1,0 +1,193 @@
+"""`make bench`: one run, one table. Ratios are against a floor measured in the same run, since machines differ.
+
+Starts PostgreSQL, Redis and the service in a temporary folder, with MovieLens 100K from RECSVC_DATA_DIR (or
+../shared/data), or generated data of the same size where that is not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from bench.imports import measure
+from bench.load import LoadResult, load
+from recsvc.app import Storage, open_storage
+from recsvc.cli.loading import load as load_dataset
+from recsvc.cli.tenants import new_key
+from recsvc.cli.train import train_with_progress
+from recsvc.datasets import Dataset, open_dataset, seed_dataset
+from recsvc.domain.ids import TenantId
+from recsvc.domain.tenancy import Scope, TenantSettings
+from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from recsvc.settings import Settings
+
+_METHOD = "/recsvc.v1.RecommendationService/Recommend"
+_TENANT = TenantId("bench")
+_CALLERS = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=4000, help="calls per measurement")
+    parser.add_argument("--import-users", type=int, default=5000, help="users of the import; forty events each")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    arguments = parser.parse_args()
+    home = Path(tempfile.mkdtemp(prefix="recsvc-bench-"))
+    home.chmod(0o755)
+    try:
+        figures = asyncio.run(_measure(home, arguments.calls, arguments.import_users))
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float]:
+    console = Console()
+    settings = Settings(embedded_dir=home, database_url=None, redis_url=None)
+    figures: dict[str, float] = {}
+    async with open_storage(settings) as storage:
+        key, user_ids, name = await _prepare(storage, console)
+        port = _free_port()
+        environment = os.environ | {
+            "RECSVC_DATABASE_URL": storage.urls.database_url,
+            "RECSVC_REDIS_URL": storage.urls.redis_url,
+            "RECSVC_SERVER__PORT": str(port),
+            "RECSVC_SERVER__METRICS_PORT": "0",
+            "RECSVC_LOG_LEVEL": "WARNING",
+        }
+        target, metadata = f"127.0.0.1:{port}", (("authorization", f"Bearer {key}"),)
+        cached = [_body(user, uncached=False) for user in user_ids[:50]]
+        uncached = [_body(user, uncached=True) for user in user_ids]
+        with _process([sys.executable, "-m", "recsvc.cli.main", "serve"], environment) as server:
+            size = await _answer_size(target, cached[0], metadata)
+            rows: list[tuple[str, LoadResult]] = []
+            with _process([sys.executable, "-m", "bench.echo_server", str(size)], dict(os.environ)) as echo:
+                assert echo.stdout is not None
+                floor_target = f"127.0.0.1:{int(echo.stdout.readline())}"
+                for callers in (1, _CALLERS):
+                    for label, where, method, bodies, part in (
+                        ("echo floor", floor_target, "/bench.Echo/Call", cached, 1),
+                        ("Recommend, cached", target, _METHOD, cached, 1),
+                        ("Recommend, uncached", target, _METHOD, uncached, 8),
+                    ):
+                        result = await load(
+                            where, method, bodies, callers=callers, calls=calls // part, metadata=metadata
+                        )
+                        rows.append((f"{label}, {callers} caller{'s' if callers > 1 else ''}", result))
+            peak = _peak_memory_mib(server.pid)
+        table = Table("", "calls/s", "p50 ms", "p99 ms", "calls/s to floor", title=f"{name}, {size} bytes an answer")
+        for callers in (1, _CALLERS):
+            of_callers = [(label, result) for label, result in rows if f", {callers} caller" in label]
+            for label, result in of_callers:
+                ratio = result.calls_per_s / of_callers[0][1].calls_per_s
+                table.add_row(
+                    label, f"{result.calls_per_s:,.0f}", f"{result.p50_ms:.2f}", f"{result.p99_ms:.2f}", f"{ratio:.3f}"
+                )
+                figures |= {f"{label}: calls/s": result.calls_per_s, f"{label}: p50 ms": result.p50_ms}
+                figures |= {f"{label}: p99 ms": result.p99_ms, f"{label}: ratio": ratio}
+        console.print(table)
+        console.print(f"peak memory of the server: {peak:.0f} MiB (target 250)\n")
+        figures["server peak MiB"] = peak
+
+        tenant_id, imported = await measure(storage, import_users, import_users, 40.0)
+        ratio = imported.import_rows_per_s / imported.copy_rows_per_s
+        table = Table("", "rows/s", "to raw COPY", title=f"bulk import of {imported.rows:,} events")
+        table.add_row("raw binary COPY, same indexes", f"{imported.copy_rows_per_s:,.0f}", "1.000")
+        table.add_row("event import", f"{imported.import_rows_per_s:,.0f}", f"{ratio:.3f}")
+        console.print(table)
+        figures |= {"import rows/s": imported.import_rows_per_s, "import ratio": ratio}
+
+        tenant_key = (await storage.tenants.get(tenant_id)).tenant_key
+        outcome = await train_with_progress(storage, tenant_key, Console(file=open(os.devnull, "w")))  # noqa: SIM115, ASYNC230
+        table = Table("stage", "seconds", title=f"training on {outcome.model.event_count:,} interactions")
+        for stage, seconds in outcome.seconds.items():
+            table.add_row(stage, f"{seconds:.2f}")
+            figures[f"training {stage} s"] = seconds
+        console.print(table)
+    console.print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")
+    return figures
+
+
+async def _prepare(storage: Storage, console: Console) -> tuple[str, list[str], str]:
+    """A tenant with data and a model; a key, the ids of its users, and what the data is."""
+    dataset, name = _dataset()
+    tenant = await storage.tenants.create(_TENANT, "", TenantSettings())
+    await load_dataset(storage, tenant.tenant_key, dataset, console)
+    await train_with_progress(storage, tenant.tenant_key, console)
+    await storage.database.analyze()
+    key = await new_key(storage, _TENANT, "bench", frozenset(Scope))
+    user_ids = sorted({str(event.user_id) for event in dataset.events() if event.user_id})
+    return key.secret, user_ids, name
+
+
+def _dataset() -> tuple[Dataset, str]:
+    folder = Path(os.environ.get("RECSVC_DATA_DIR", "../shared/data")) / "ml-100k"
+    if folder.exists():
+        return open_dataset("movielens", folder), "MovieLens 100K"
+    now = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return seed_dataset(items=1700, users=950, events_per_user=105, seed=1, now=now), "generated data"
+
+
+def _body(user_id: str, *, uncached: bool) -> bytes:
+    request = pb.RecommendRequest(user_id=user_id, count=10)
+    if uncached:
+        request.max_staleness.seconds = 0
+    return request.SerializeToString()
+
+
+async def _answer_size(target: str, body: bytes, metadata: tuple[tuple[str, str], ...]) -> int:
+    """Bytes of one answer; also waits until the server is there."""
+    async with grpc.aio.insecure_channel(target) as channel:
+        await asyncio.wait_for(channel.channel_ready(), 60)
+        answer = await channel.unary_unary(_METHOD)(body, metadata=metadata, timeout=30)
+    response = pb.RecommendResponse.FromString(answer)
+    if len(response.items) != 10 or response.strategy != pb.STRATEGY_AUTO:
+        raise RuntimeError(f"not a full answer, so no figure of it would mean anything: {response}")
+    return len(answer)
+
+
+@contextlib.contextmanager
+def _process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _peak_memory_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    start = time.perf_counter()
+    main()
+    print(f"{time.perf_counter() - start:.0f} s")

@@ -1,0 +1,172 @@
+"""The client: one channel, one key, the calls that most callers need; the raw stubs stand beside them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Self
+
+import grpc
+from google.protobuf.json_format import ParseDict
+
+from recsvc_client.errors import explained
+from recsvc_client.gen.v1 import catalog_service_pb2, ingestion_service_pb2, recommendation_service_pb2
+from recsvc_client.gen.v1.admin_service_pb2_grpc import AdminServiceStub
+from recsvc_client.gen.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from recsvc_client.gen.v1.ingestion_service_pb2_grpc import IngestionServiceStub
+from recsvc_client.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
+from recsvc_client.gen.v1.user_service_pb2_grpc import UserServiceStub
+
+_IMPORT_CHUNK = 1000
+# What may be repeated without changing anything is repeated when the service could not be reached. Events are, too:
+# the client gives each an id, so that the service stores it once.
+_RETRIED = (
+    "recsvc.v1.RecommendationService",
+    "recsvc.v1.IngestionService",
+    "recsvc.v1.CatalogService",
+    "recsvc.v1.UserService",
+)
+SERVICE_CONFIG: Mapping[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [{"service": name} for name in _RETRIED],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+class Client:
+    """An async context manager around one channel.
+
+    >>> async with Client("localhost:50051", api_key="rk_…") as client:  # doctest: +SKIP
+    ...     found = await client.recommend(user_id="42", fields=["title"])
+    ...     for item in found.items:
+    ...         print(item.rank, item.item.title)
+    """
+
+    def __init__(self, target: str, api_key: str, *, timeout_s: float = 5.0, tls: bool = False) -> None:
+        """timeout_s: of every call that is not a stream."""
+        self._metadata = (("authorization", f"Bearer {api_key}"),)
+        self._timeout_s = timeout_s
+        options = [
+            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.keepalive_time_ms", 30_000),
+        ]
+        if tls:
+            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
+        else:
+            self._channel = grpc.aio.insecure_channel(target, options)
+        self.catalog = CatalogServiceStub(self._channel)
+        self.users = UserServiceStub(self._channel)
+        self.ingestion = IngestionServiceStub(self._channel)
+        self.recommendations = RecommendationServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        """The channel connects by itself with the first call."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def recommend(
+        self,
+        *,
+        user_id: str = "",
+        session_id: str = "",
+        session_item_ids: Sequence[str] = (),
+        count: int = 10,
+        filter: str = "",  # noqa: A002  (the contract's own name)
+        fields: Sequence[str] = (),
+        **options: Any,
+    ) -> recommendation_service_pb2.RecommendResponse:
+        """What this user or session should see next. fields: of the items; options: any other of RecommendRequest."""
+        request = recommendation_service_pb2.RecommendRequest(
+            user_id=user_id,
+            session_id=session_id,
+            session_item_ids=session_item_ids,
+            count=count,
+            filter=filter,
+            item_mask={"paths": fields} if fields else None,
+            **options,
+        )
+        return await self._call(self.recommendations.Recommend, request)
+
+    async def similar_items(
+        self, item_id: str, *, count: int = 10, fields: Sequence[str] = (), **options: Any
+    ) -> recommendation_service_pb2.SimilarItemsResponse:
+        """Items like a given one."""
+        request = recommendation_service_pb2.SimilarItemsRequest(
+            item_id=item_id, count=count, item_mask={"paths": fields} if fields else None, **options
+        )
+        return await self._call(self.recommendations.SimilarItems, request)
+
+    async def record_event(
+        self,
+        event_type: str,
+        item_id: str,
+        *,
+        user_id: str = "",
+        session_id: str = "",
+        value: float | None = None,
+        event_id: str = "",
+        event_time: datetime | None = None,
+        recommendation_id: str = "",
+    ) -> ingestion_service_pb2.RecordEventResponse:
+        """Store one event; when this returns, it is on disk. Without an id it gets one, so that it may be retried."""
+        event = ingestion_service_pb2.Event(
+            event_id=event_id or uuid.uuid4().hex,
+            event_type=event_type,
+            item_id=item_id,
+            user_id=user_id,
+            session_id=session_id,
+            value=value,
+            recommendation_id=recommendation_id,
+        )
+        if event_time is not None:
+            event.event_time.FromDatetime(event_time)
+        return await self._call(self.ingestion.RecordEvent, ingestion_service_pb2.RecordEventRequest(event=event))
+
+    async def upsert_items(self, items: Iterable[Mapping[str, Any]]) -> catalog_service_pb2.BatchUpsertItemsResponse:
+        """Create or replace up to 1000 items, each a mapping with the fields of Item."""
+        request = catalog_service_pb2.BatchUpsertItemsRequest(items=map(_item, items))
+        return await self._call(self.catalog.BatchUpsertItems, request)
+
+    async def import_items(
+        self, items: Iterable[Mapping[str, Any]]
+    ) -> AsyncIterator[catalog_service_pb2.ImportItemsResponse]:
+        """Create or replace any number of items; yields what became of each thousand once it is committed."""
+
+        async def chunks() -> AsyncIterator[catalog_service_pb2.ImportItemsRequest]:
+            chunk: list[catalog_service_pb2.Item] = []
+            for item in items:
+                chunk.append(_item(item))
+                if len(chunk) == _IMPORT_CHUNK:
+                    yield catalog_service_pb2.ImportItemsRequest(items=chunk)
+                    chunk = []
+            if chunk:
+                yield catalog_service_pb2.ImportItemsRequest(items=chunk)
+
+        with explained():
+            async for answer in self.catalog.ImportItems(chunks(), metadata=self._metadata):
+                yield answer
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        with explained():
+            return await method(request, metadata=self._metadata, timeout=self._timeout_s)
+
+
+def _item(fields: Mapping[str, Any]) -> catalog_service_pb2.Item:
+    plain = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}
+    return ParseDict(plain, catalog_service_pb2.Item())

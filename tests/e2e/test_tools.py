@@ -1,0 +1,90 @@
+"""What people debug with: grpcurl and `recsvc call`, over reflection, with no proto files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+
+import pytest
+
+from recsvc.app import Service
+from tests.api import Api
+
+_METHOD = "recsvc.v1.CatalogService/CreateItem"
+
+
+async def _run(*command: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def _call(service: Service, *arguments: str) -> tuple[int, str, str]:
+    return await _run(sys.executable, "-m", "recsvc.cli.main", "call", f"127.0.0.1:{service.port}", *arguments)
+
+
+async def test_call_lists_and_describes(service: Service) -> None:
+    code, out, _ = await _call(service, "list")
+    assert code == 0
+    assert {"recsvc.v1.CatalogService", "grpc.reflection.v1.ServerReflection"} <= set(out.split())
+    code, out, _ = await _call(service, "describe", "recsvc.v1.Item")
+    assert code == 0
+    assert "expire_time" in out
+    code, _, _ = await _call(service, "describe", "recsvc.v1.Nope")
+    assert code == 64
+
+
+async def test_call_calls_a_method(service: Service, key: str) -> None:
+    code, out, _ = await _call(service, _METHOD, "--key", key, "-d", '{"item": {"item_id": "a", "title": "Ä"}}')
+    assert code == 0
+    assert json.loads(out)["item"]["title"] == "Ä"
+
+
+async def test_call_streams_both_ways(service: Service, key: str, api: Api) -> None:
+    documents = '{"items": [{"item_id": "1"}]} {"items": [{"item_id": "2"}, {"item_id": "3"}]}'
+    code, out, err = await _call(
+        service, "recsvc.v1.CatalogService/ImportItems", "--key", key, "--compact", "-d", documents
+    )
+    assert code == 0, err
+    assert [json.loads(line)["created_count"] for line in out.splitlines()] == ["1", "2"]
+
+
+async def test_call_tells_the_details_of_an_error(service: Service, key: str) -> None:
+    code, _, err = await _call(service, _METHOD, "--key", key, "-d", '{"item": {"item_id": ""}}')
+    assert code == 1
+    assert "INVALID_ARGUMENT" in err
+    assert "item.item_id" in err
+    code, _, err = await _call(service, _METHOD, "--key", key, "-d", "{nonsense")
+    assert code == 64
+
+
+async def test_health_answers_by_exit_code(service: Service) -> None:
+    command = (sys.executable, "-m", "recsvc.cli.main", "health")
+    assert (await _run(*command, f"127.0.0.1:{service.port}"))[0] == 0
+    assert (await _run(*command, "127.0.0.1:1", "--timeout", "1"))[0] == 1
+
+
+async def test_grpcurl_needs_no_proto_files(service: Service, key: str) -> None:
+    grpcurl = shutil.which("grpcurl")
+    if grpcurl is None:
+        pytest.skip("grpcurl is not installed (go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest)")
+    address = f"127.0.0.1:{service.port}"
+    code, out, _ = await _run(grpcurl, "-plaintext", address, "list")
+    assert code == 0
+    assert "recsvc.v1.RecommendationService" in out
+    code, out, err = await _run(
+        grpcurl,
+        "-plaintext",
+        "-H",
+        f"authorization: Bearer {key}",
+        "-d",
+        '{"item": {"item_id": "a"}}',
+        address,
+        _METHOD,
+    )
+    assert code == 0, err
+    assert json.loads(out)["item"]["itemId"] == "a"
