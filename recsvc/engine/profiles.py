@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from recsvc.cache.lists import ListCache
+from recsvc.domain.errors import StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.storage.tenants import TenantRepository
@@ -35,7 +36,13 @@ class TenantProfiles:
         if profile is not None:
             return profile
         async with self._locks.setdefault(tenant_key, asyncio.Lock()):
-            return self._recent(tenant_key, at_least) or await self._load(tenant_key)
+            try:
+                return self._recent(tenant_key, at_least) or await self._load(tenant_key)
+            except StorageUnavailable:
+                # An old profile still leads to the cached lists; whatever needs the database fails by itself.
+                if tenant_key in self._entries:
+                    return self._entries[tenant_key].profile
+                raise
 
     async def get_current(self, tenant_key: TenantKey) -> TenantProfile:
         """The profile of the version that caches know of: what was changed before this call is in it."""

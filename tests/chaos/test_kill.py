@@ -17,7 +17,8 @@ from recsvc.embedded.postgres import EmbeddedPostgres
 from recsvc.embedded.redis import EmbeddedRedis
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
-from tests.api import Api
+from recsvc.gen.v1 import recommendation_service_pb2 as recommend_pb
+from tests.api import Api, failure
 from tests.conftest import temporary_folder
 from tests.ports import free_port
 
@@ -58,6 +59,30 @@ def _run(home: Path, *arguments: str) -> str:
 async def _wait_until_serving(port: int) -> None:
     async with Api.connected(port, "") as api:
         await asyncio.wait_for(api.channel.channel_ready(), 60)
+
+
+async def test_a_cached_list_is_answered_while_postgresql_is_down(home: Path) -> None:
+    port = free_port()
+    _run(home, "tenants", "create", "shop")
+    key = _run(home, "keys", "create", "--tenant", "shop")
+    server = _serve(home, port)
+    try:
+        await _wait_until_serving(port)
+        async with Api.connected(port, key) as api:
+            items = [catalog_pb.Item(item_id=str(number)) for number in range(5)]
+            await api.catalog.BatchUpsertItems(catalog_pb.BatchUpsertItemsRequest(items=items))
+            request = recommend_pb.RecommendRequest(strategy=recommend_pb.STRATEGY_NEW)
+            before = await api.recommendations.Recommend(request)
+            EmbeddedPostgres(home).stop()
+            await asyncio.sleep(1.5)  # longer than a profile is trusted
+            after = await api.recommendations.Recommend(request)
+            assert after.items == before.items
+            event = pb.Event(event_type="view", user_id="u", item_id="1")
+            failed = await failure(api.ingestion.RecordEvent(pb.RecordEventRequest(event=event)))
+            assert (failed.code, failed.reason) == ("UNAVAILABLE", "STORAGE_UNAVAILABLE")
+    finally:
+        server.kill()
+        server.wait()
 
 
 async def test_acknowledged_events_survive_the_death_of_everything(home: Path) -> None:
