@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+
+# Before grpc is imported, as in recsvc.cli.main: its fork handlers trouble the processes that tests start.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping

@@ -27,6 +27,7 @@ from recsvc.datasets import Dataset, open_dataset, seed_dataset
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import Scope
 from recsvc.settings import Settings
+from recsvc.storage.listing import PageQuestion
 from recsvc.storage.users import BY_ID
 from recsvc.telemetry.logging import configure
 
@@ -89,7 +90,7 @@ async def _key(storage: Storage, data_dir: Path) -> str:
 
 
 async def _some_user(storage: Storage, tenant_key: TenantKey) -> str:
-    found = await storage.users.list(tenant_key, None, BY_ID, None, 1, datetime.now(UTC))
+    found = await storage.users.list(tenant_key, PageQuestion(None, BY_ID, None, 1, datetime.now(UTC)))
     return found[0].user_id if found else "1"
 
 

@@ -19,13 +19,11 @@ from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
-from recsvc.domain.order_by import Order
-from recsvc.domain.paging import PageValue
 from recsvc.domain.users import UserKind
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
-from recsvc.storage.keyset import after_clause, order_clause
+from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.statements import compose, load
 
 _SQL = load("events")
@@ -91,27 +89,9 @@ class EventRepository:
             await self._changes.users_changed(tenant_key, written.versions)
         return _in_order(events, batch, written)
 
-    async def list(
-        self,
-        tenant_key: TenantKey,
-        tree: Tree | None,
-        orders: Sequence[Order],
-        after: Sequence[PageValue] | None,
-        limit: int,
-        now: datetime,
-    ) -> list[StoredEvent]:
+    async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[StoredEvent]:
         """A page of events that match."""
-        condition = compile_filter(tree, EVENT_COLUMNS, now)
-        beyond, params = after_clause(orders, EVENT_COLUMNS, after)
-        query = compose(
-            _SQL["list_events"],
-            filter=condition.condition,
-            after=beyond,
-            order=order_clause(orders, EVENT_COLUMNS),
-        )
-        rows = await self._database.fetch_all(
-            tenant_key, query, {"tenant": tenant_key, "limit": limit, **condition.params, **params}
-        )
+        rows = await fetch_page(self._database, tenant_key, _SQL["list_events"], EVENT_COLUMNS, question)
         return [_stored_event(row) for row in rows]
 
     async def export(

@@ -28,12 +28,10 @@ from recsvc.domain.errors import (
 )
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import ItemId, TenantKey, UserKey
-from recsvc.domain.order_by import Order
-from recsvc.domain.paging import PageValue
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
 from recsvc.storage.filter_sql import ITEM_COLUMNS, compile_filter
-from recsvc.storage.keyset import after_clause, order_clause
+from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.statements import compose, load
 from recsvc.storage.tenants import raise_version
 
@@ -154,24 +152,9 @@ class ItemRepository:
         row = await self._database.fetch_one(tenant_key, _SQL["any_items"], {"tenant": tenant_key})
         return bool(row and row["found"])
 
-    async def list(
-        self,
-        tenant_key: TenantKey,
-        tree: Tree | None,
-        orders: Sequence[Order],
-        after: Sequence[PageValue] | None,
-        limit: int,
-        now: datetime,
-    ) -> list[Item]:
+    async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[Item]:
         """A page of items that match."""
-        condition = compile_filter(tree, ITEM_COLUMNS, now)
-        beyond, params = after_clause(orders, ITEM_COLUMNS, after)
-        query = compose(
-            _SQL["list_items"], filter=condition.condition, after=beyond, order=order_clause(orders, ITEM_COLUMNS)
-        )
-        rows = await self._database.fetch_all(
-            tenant_key, query, {"tenant": tenant_key, "limit": limit, **condition.params, **params}
-        )
+        rows = await fetch_page(self._database, tenant_key, _SQL["list_items"], ITEM_COLUMNS, question)
         return [_item(row) for row in rows]
 
     async def delete(self, tenant_key: TenantKey, item_ids: Sequence[ItemId], etag: str = "") -> frozenset[ItemId]:

@@ -11,17 +11,16 @@ from psycopg.types.json import Jsonb
 
 from recsvc.domain.errors import UserNotFound
 from recsvc.domain.events import StoredEvent
-from recsvc.domain.filters import Comparison, Field, FieldType, Operator, Tree
+from recsvc.domain.filters import Comparison, Field, FieldType, Operator
 from recsvc.domain.ids import TenantKey, UserId, UserKey
 from recsvc.domain.order_by import Order
-from recsvc.domain.paging import PageValue
 from recsvc.domain.users import Erasure, User, UserKind
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Database, execute
 from recsvc.storage.events import EventRepository
-from recsvc.storage.filter_sql import USER_COLUMNS, compile_filter
-from recsvc.storage.keyset import after_clause, order_clause
-from recsvc.storage.statements import compose, load
+from recsvc.storage.filter_sql import USER_COLUMNS
+from recsvc.storage.listing import PageQuestion, fetch_page
+from recsvc.storage.statements import load
 
 _SQL = load("users")
 _ERASE_TIMEOUT_S = 120.0
@@ -71,24 +70,9 @@ class UserRepository:
             raise UserNotFound(user_id)
         return _user(row)
 
-    async def list(
-        self,
-        tenant_key: TenantKey,
-        tree: Tree | None,
-        orders: Sequence[Order],
-        after: Sequence[PageValue] | None,
-        limit: int,
-        now: datetime,
-    ) -> list[User]:
+    async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[User]:
         """A page of users that match."""
-        condition = compile_filter(tree, USER_COLUMNS, now)
-        beyond, params = after_clause(orders, USER_COLUMNS, after)
-        query = compose(
-            _SQL["list_users"], filter=condition.condition, after=beyond, order=order_clause(orders, USER_COLUMNS)
-        )
-        rows = await self._database.fetch_all(
-            tenant_key, query, {"tenant": tenant_key, "limit": limit, **condition.params, **params}
-        )
+        rows = await fetch_page(self._database, tenant_key, _SQL["list_users"], USER_COLUMNS, question)
         return [_user(row) for row in rows]
 
     async def change(

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from recsvc.domain.errors import ApiKeyNotFound, InvalidField, NotImplementedYet, ScopeMissing
 from recsvc.domain.ids import TenantId
-from recsvc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, PageTokens
+from recsvc.domain.paging import MAX_PAGE_SIZE, PageTokens
 from recsvc.domain.tenancy import KEY_ROTATION_OVERLAP, Scope
 from recsvc.gen.v1 import admin_service_pb2 as pb
 from recsvc.rpc import calls
@@ -15,6 +15,7 @@ from recsvc.rpc.authentication import Authenticator, KeyHasher
 from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import admin as convert
 from recsvc.rpc.convert.values import moment, span
+from recsvc.rpc.listing import page_by_key
 from recsvc.rpc.servicers.training import TrainingMethods
 from recsvc.settings import ServerSettings
 from recsvc.storage.api_keys import ApiKeyRepository
@@ -57,13 +58,16 @@ class AdminServicer(TrainingMethods):
         return pb.GetTenantResponse(tenant=convert.tenant_proto(found))
 
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Context) -> pb.ListTenantsResponse:
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        (after,) = self._tokens.decode("tenants", request.page_token) or [""]
-        found = await self._tenants.list(str(after), limit + 1)
-        response = pb.ListTenantsResponse(tenants=[convert.tenant_proto(tenant) for tenant in found[:limit]])
-        if len(found) > limit:
-            response.next_page_token = self._tokens.encode("tenants", [found[limit - 1].tenant_id])
-        return response
+        page, next_page_token = await page_by_key(
+            self._tokens,
+            "tenants",
+            request,
+            lambda after, limit: self._tenants.list(str(after or ""), limit),
+            lambda tenant: tenant.tenant_id,
+        )
+        return pb.ListTenantsResponse(
+            tenants=[convert.tenant_proto(tenant) for tenant in page], next_page_token=next_page_token
+        )
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Context) -> pb.UpdateTenantResponse:
         stored = await self._tenants.update(
@@ -90,14 +94,16 @@ class AdminServicer(TrainingMethods):
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
         tenant_key = calls.tenant()
-        list_name = f"{tenant_key}/api_keys"
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        (after,) = self._tokens.decode(list_name, request.page_token) or [""]
-        found = await self._keys.list(tenant_key, str(after), limit + 1)
-        response = pb.ListApiKeysResponse(api_keys=[convert.api_key_proto(key) for key in found[:limit]])
-        if len(found) > limit:
-            response.next_page_token = self._tokens.encode(list_name, [found[limit - 1].key_id])
-        return response
+        page, next_page_token = await page_by_key(
+            self._tokens,
+            f"{tenant_key}/api_keys",
+            request,
+            lambda after, limit: self._keys.list(tenant_key, str(after or ""), limit),
+            lambda key: key.key_id,
+        )
+        return pb.ListApiKeysResponse(
+            api_keys=[convert.api_key_proto(key) for key in page], next_page_token=next_page_token
+        )
 
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Context) -> pb.RotateApiKeyResponse:
         if not request.key_id.isalnum():

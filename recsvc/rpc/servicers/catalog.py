@@ -12,7 +12,7 @@ from recsvc.domain.errors import DomainError, DuplicateInBatch, FieldViolation, 
 from recsvc.domain.filters import parse
 from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.order_by import Order, parse_order_by
-from recsvc.domain.paging import DEFAULT_PAGE_SIZE, PageTokens
+from recsvc.domain.paging import PageTokens
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.gen.v1 import catalog_service_pb2 as pb
 from recsvc.gen.v1.catalog_service_pb2_grpc import CatalogServiceServicer
@@ -22,6 +22,7 @@ from recsvc.rpc.convert import items as convert
 from recsvc.rpc.convert.recommendations import item_filter_schema
 from recsvc.rpc.convert.values import moment, span, timestamp
 from recsvc.rpc.errors import OK, status_of, violations_status
+from recsvc.rpc.listing import filtered_page
 from recsvc.rpc.validation import RequestValidator
 from recsvc.storage.items import ItemRepository, WriteOutcome, Written
 from recsvc.storage.tenants import TenantRepository
@@ -74,15 +75,16 @@ class CatalogServicer(CatalogServiceServicer):
         tenant_key = calls.tenant()
         tree = parse(request.filter, item_filter_schema(await self._profiles.get(tenant_key)))
         orders = parse_order_by(request.order_by, _ORDERS, _BY_ID, unique="item_id")
-        list_name = f"{tenant_key}/items/{tree}/{orders}"
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        after = self._tokens.decode(list_name, request.page_token)
-        found = await self._items.list(tenant_key, tree, orders, after, limit + 1, datetime.now(UTC))
-        response = pb.ListItemsResponse(items=[convert.item_proto(item) for item in found[:limit]])
-        if len(found) > limit:
-            last = [getattr(found[limit - 1], order.field) for order in orders]
-            response.next_page_token = self._tokens.encode(list_name, last)
-        return response
+        page, next_page_token = await filtered_page(
+            self._tokens,
+            f"{tenant_key}/items",
+            request,
+            tree,
+            orders,
+            lambda question: self._items.list(tenant_key, question),
+            lambda item: [getattr(item, order.field) for order in orders],
+        )
+        return pb.ListItemsResponse(items=[convert.item_proto(item) for item in page], next_page_token=next_page_token)
 
     async def BatchGetItems(self, request: pb.BatchGetItemsRequest, context: Context) -> pb.BatchGetItemsResponse:
         statuses = _violations(calls.current().element_violations)

@@ -12,7 +12,7 @@ from recsvc.domain.events import Event, Recorded
 from recsvc.domain.filters import EVENT_FIELDS, parse
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.order_by import Order, parse_order_by
-from recsvc.domain.paging import DEFAULT_PAGE_SIZE, PageTokens
+from recsvc.domain.paging import PageTokens
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.gen.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
 from recsvc.rpc import calls
@@ -20,6 +20,7 @@ from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import events as convert
 from recsvc.rpc.convert.values import moment, timestamp
 from recsvc.rpc.errors import OK, status_of, violations_status
+from recsvc.rpc.listing import filtered_page, page_by_key
 from recsvc.rpc.validation import RequestValidator
 from recsvc.storage.event_types import EventTypeRepository
 from recsvc.storage.events import EventRepository
@@ -82,15 +83,18 @@ class IngestionServicer(IngestionServiceServicer):
         tenant_key = calls.tenant()
         tree = parse(request.filter, EVENT_FIELDS)
         orders = parse_order_by(request.order_by, ("event_time",), _NEWEST_FIRST, unique="event_id")
-        list_name = f"{tenant_key}/events/{tree}/{orders}"
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        after = self._tokens.decode(list_name, request.page_token)
-        found = await self._events.list(tenant_key, tree, orders, after, limit + 1, datetime.now(UTC))
-        response = pb.ListEventsResponse(events=[convert.event_proto(stored) for stored in found[:limit]])
-        if len(found) > limit:
-            last = found[limit - 1].event
-            response.next_page_token = self._tokens.encode(list_name, [last.event_time, last.event_id])
-        return response
+        page, next_page_token = await filtered_page(
+            self._tokens,
+            f"{tenant_key}/events",
+            request,
+            tree,
+            orders,
+            lambda question: self._events.list(tenant_key, question),
+            lambda stored: [stored.event.event_time, stored.event.event_id],
+        )
+        return pb.ListEventsResponse(
+            events=[convert.event_proto(stored) for stored in page], next_page_token=next_page_token
+        )
 
     async def ExportEvents(
         self, request: pb.ExportEventsRequest, context: Context
@@ -104,14 +108,16 @@ class IngestionServicer(IngestionServiceServicer):
 
     async def ListEventTypes(self, request: pb.ListEventTypesRequest, context: Context) -> pb.ListEventTypesResponse:
         tenant_key = calls.tenant()
-        list_name = f"{tenant_key}/event_types"
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        (after,) = self._tokens.decode(list_name, request.page_token) or [""]
-        found = await self._event_types.list(tenant_key, str(after), limit + 1)
-        response = pb.ListEventTypesResponse(event_types=[convert.event_type_proto(kind) for kind in found[:limit]])
-        if len(found) > limit:
-            response.next_page_token = self._tokens.encode(list_name, [found[limit - 1].event_type])
-        return response
+        page, next_page_token = await page_by_key(
+            self._tokens,
+            f"{tenant_key}/event_types",
+            request,
+            lambda after, limit: self._event_types.list(tenant_key, str(after or ""), limit),
+            lambda kind: kind.event_type,
+        )
+        return pb.ListEventTypesResponse(
+            event_types=[convert.event_type_proto(kind) for kind in page], next_page_token=next_page_token
+        )
 
     async def UpdateEventType(self, request: pb.UpdateEventTypeRequest, context: Context) -> pb.UpdateEventTypeResponse:
         stored = await self._event_types.update(

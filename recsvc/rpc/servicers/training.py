@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from recsvc.domain.paging import DEFAULT_PAGE_SIZE, PageTokens
+from recsvc.domain.paging import PageTokens
 from recsvc.gen.v1 import admin_service_pb2 as pb
 from recsvc.gen.v1.admin_service_pb2_grpc import AdminServiceServicer
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import models as convert
+from recsvc.rpc.listing import page_by_key
 from recsvc.training.runner import TrainingRunner
 
 
@@ -42,14 +43,16 @@ class TrainingMethods(AdminServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         tenant_key = calls.tenant()
-        list_name = f"{tenant_key}/models"
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        after = self._tokens.decode(list_name, request.page_token)
-        found = await self._runner.models.list(tenant_key, int(str(after[0])) if after else None, limit + 1)
-        response = pb.ListModelsResponse(models=[convert.model_proto(model) for model in found[:limit]])
-        if len(found) > limit:
-            response.next_page_token = self._tokens.encode(list_name, [found[limit - 1].model_key])
-        return response
+        page, next_page_token = await page_by_key(
+            self._tokens,
+            f"{tenant_key}/models",
+            request,
+            lambda after, limit: self._runner.models.list(tenant_key, after if isinstance(after, int) else None, limit),
+            lambda model: model.model_key,
+        )
+        return pb.ListModelsResponse(
+            models=[convert.model_proto(model) for model in page], next_page_token=next_page_token
+        )
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         found = await self._runner.models.get(calls.tenant(), request.model_id)

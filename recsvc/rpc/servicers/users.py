@@ -9,13 +9,14 @@ from recsvc.domain.errors import InvalidField, UserNotFound
 from recsvc.domain.filters import USER_FIELDS, parse
 from recsvc.domain.ids import UserId
 from recsvc.domain.order_by import parse_order_by
-from recsvc.domain.paging import DEFAULT_PAGE_SIZE, PageTokens
+from recsvc.domain.paging import PageTokens
 from recsvc.domain.users import UserKind
 from recsvc.gen.v1 import user_service_pb2 as pb
 from recsvc.gen.v1.user_service_pb2_grpc import UserServiceServicer
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import users as convert
+from recsvc.rpc.listing import filtered_page
 from recsvc.storage.users import BY_ID, UserRepository
 
 _ORDERS = ("user_id", "create_time", "update_time")
@@ -56,15 +57,16 @@ class UserServicer(UserServiceServicer):
         tenant_key = calls.tenant()
         tree = parse(request.filter, USER_FIELDS)
         orders = parse_order_by(request.order_by, _ORDERS, BY_ID, unique="user_id")
-        list_name = f"{tenant_key}/users/{tree}/{orders}"
-        limit = request.page_size or DEFAULT_PAGE_SIZE
-        after = self._tokens.decode(list_name, request.page_token)
-        found = await self._users.list(tenant_key, tree, orders, after, limit + 1, datetime.now(UTC))
-        response = pb.ListUsersResponse(users=[convert.user_proto(user) for user in found[:limit]])
-        if len(found) > limit:
-            last = [getattr(found[limit - 1], order.field) for order in orders]
-            response.next_page_token = self._tokens.encode(list_name, last)
-        return response
+        page, next_page_token = await filtered_page(
+            self._tokens,
+            f"{tenant_key}/users",
+            request,
+            tree,
+            orders,
+            lambda question: self._users.list(tenant_key, question),
+            lambda user: [getattr(user, order.field) for order in orders],
+        )
+        return pb.ListUsersResponse(users=[convert.user_proto(user) for user in page], next_page_token=next_page_token)
 
     async def ExportUser(self, request: pb.ExportUserRequest, context: Context) -> AsyncIterator[pb.ExportUserResponse]:
         async for part in self._users.export(calls.tenant(), UserId(request.user_id), datetime.now(UTC)):
