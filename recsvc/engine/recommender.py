@@ -180,6 +180,7 @@ class Recommender:
             session_item_ids=query.session_item_ids,
             limits=limits,
             history_items=self._settings.neighbor_history_items,
+            neighbors_per_item=self._settings.neighbors_per_item,
             trend="trend_day" if query.trend_half_life == TREND_HALF_LIVES[0] else "trend_week",
             include_seen=query.include_seen or strategy in _HISTORICAL,
             excluded=query.exclude_item_ids,

@@ -36,6 +36,7 @@ class CandidateQuestion:
     session_item_ids: tuple[ItemId, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     history_items: int = 200
+    neighbors_per_item: int = 50
     score_neighbors: bool = False
     trend: str = "trend_day"
     include_seen: bool = False
@@ -132,6 +133,7 @@ class CandidateRepository:
             "session_items": list(question.session_item_ids),
             "session_decay": question.session_decay,
             "history": question.history_items,
+            "neighbors_per_item": question.neighbors_per_item,
             "dimension": serving.dimension,
             "shard": serving.shard,
             "model": serving.model_key,

@@ -42,7 +42,7 @@ WITH subject AS MATERIALIZED (
     SELECT n.item_key, sum(h.signal * n.weight)::real AS score
     FROM history h
     JOIN item_neighbors r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key,
-         unnest(r.neighbor_keys, r.weights) AS n (item_key, weight)
+         unnest(r.neighbor_keys[1:%(neighbors_per_item)s], r.weights[1:%(neighbors_per_item)s]) AS n (item_key, weight)
     WHERE %(neighbors_limit)s > 0 OR %(score_neighbors)s
     GROUP BY n.item_key
 ), taste AS MATERIALIZED (
