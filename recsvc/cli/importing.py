@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,7 @@ def import_data(
     """Import items, users and events. Repeating an import changes nothing: events carry ids made from their content."""
     if data_format not in FORMATS:
         raise typer.BadParameter(f"there are {', '.join(FORMATS)}", param_hint="FORMAT")
-    _load(open_dataset(data_format, path), tenant)
+    _load(lambda: open_dataset(data_format, path), tenant)
 
 
 def seed(
@@ -41,7 +42,7 @@ def seed(
 ) -> None:
     """Generate a believable catalogue and behaviour: Zipf popularity, latent tastes, sessions in time, new items."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    _load(seed_dataset(items=items, users=users, events_per_user=events_per_user, seed=seed, now=today), tenant)
+    _load(lambda: seed_dataset(items, users, events_per_user, seed, today), tenant)
 
 
 async def tenant_key_of(storage: Storage, tenant_id: str) -> TenantKey:
@@ -53,10 +54,11 @@ async def tenant_key_of(storage: Storage, tenant_id: str) -> TenantKey:
     return created.tenant_key
 
 
-def _load(dataset: Dataset, tenant: str) -> None:
+def _load(opened: Callable[[], Dataset], tenant: str) -> None:
     console = Console(stderr=True)
 
     async def run() -> None:
+        dataset = opened()
         async with open_storage(Settings()) as storage:
             report(await load(storage, await tenant_key_of(storage, tenant), dataset, console), console)
 

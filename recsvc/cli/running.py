@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import typer
 import uvloop
 
+from recsvc.datasets import DatasetError
 from recsvc.domain.errors import DomainError
 from recsvc.embedded import EmbeddedServerError
 from recsvc.storage.migrator import MigrationError
@@ -21,6 +22,6 @@ def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:
         return uvloop.run(work)
     except DomainError as error:
         typer.secho(f"error: {error.message}", err=True, fg=typer.colors.RED)
-    except (EmbeddedServerError, MigrationError, FileNotFoundError, PermissionError) as error:
+    except (DatasetError, EmbeddedServerError, MigrationError, FileNotFoundError, PermissionError) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
     raise typer.Exit(1)
