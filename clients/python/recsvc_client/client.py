@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
 
 from recsvc_client.errors import explained
 from recsvc_client.gen.v1 import catalog_service_pb2, ingestion_service_pb2, recommendation_service_pb2
@@ -19,6 +21,7 @@ from recsvc_client.gen.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from recsvc_client.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from recsvc_client.gen.v1.user_service_pb2_grpc import UserServiceStub
 
+_Response = TypeVar("_Response")
 _IMPORT_CHUNK = 1000
 # What may be repeated without changing anything is repeated when the service could not be reached. Events are, too:
 # the client gives each an id, so that the service stores it once.
@@ -78,7 +81,7 @@ class Client:
 
     async def __aexit__(self, *exc: object) -> None:
         """Close the channel."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def recommend(
         self,
@@ -98,7 +101,7 @@ class Client:
             session_item_ids=session_item_ids,
             count=count,
             filter=filter,
-            item_mask={"paths": fields} if fields else None,
+            item_mask=FieldMask(paths=fields) if fields else None,
             **options,
         )
         return await self._call(self.recommendations.Recommend, request)
@@ -108,7 +111,7 @@ class Client:
     ) -> recommendation_service_pb2.SimilarItemsResponse:
         """Items like a given one."""
         request = recommendation_service_pb2.SimilarItemsRequest(
-            item_id=item_id, count=count, item_mask={"paths": fields} if fields else None, **options
+            item_id=item_id, count=count, item_mask=FieldMask(paths=fields) if fields else None, **options
         )
         return await self._call(self.recommendations.SimilarItems, request)
 
@@ -162,7 +165,7 @@ class Client:
             async for answer in self.catalog.ImportItems(chunks(), metadata=self._metadata):
                 yield answer
 
-    async def _call(self, method: Any, request: Any) -> Any:
+    async def _call(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
         with explained():
             return await method(request, metadata=self._metadata, timeout=self._timeout_s)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -44,7 +45,7 @@ def explained() -> Iterator[None]:
 
 
 def _from_grpc(error: grpc.aio.AioRpcError) -> RecsvcError:
-    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    packed = _metadata(error.trailing_metadata()).get("grpc-status-details-bin")
     status = status_pb2.Status.FromString(packed) if isinstance(packed, bytes) else status_pb2.Status()
     reason, retry_after_s, fields = "", None, {}
     for detail in status.details:
@@ -56,5 +57,9 @@ def _from_grpc(error: grpc.aio.AioRpcError) -> RecsvcError:
             fields = {violation.field: violation.description for violation in bad.field_violations}
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
-    request_id = dict(error.initial_metadata() or ()).get("x-request-id", "")
+    request_id = _metadata(error.initial_metadata()).get("x-request-id", "")
     return RecsvcError(error.code().name, reason, error.details() or "", fields, retry_after_s, str(request_id))
+
+
+def _metadata(pairs: Any) -> dict[str, str | bytes]:
+    return dict(pairs or ())
