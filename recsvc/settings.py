@@ -77,7 +77,7 @@ class EngineSettings(BaseModel):
 
     history_items: int = Field(500, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
     neighbor_history_items: int = Field(200, ge=1, description="Items of the history whose neighbours are looked up.")
-    neighbors_per_item: int = Field(50, ge=1, description="Neighbours of each of them that are looked at, best first.")
+    neighbors_per_item: int = Field(100, ge=1, description="Neighbours of each of them that are looked at, best first.")
     candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
