@@ -47,7 +47,8 @@ USER_COLUMNS: Columns = {
 EVENT_COLUMNS: Columns = {
     "event_id": "e.event_id",
     "event_type": "t.event_type",
-    "user_id": "CASE WHEN u.kind = 0 THEN u.user_id END",
+    # Of known users only; joined apart, so that a user's events are found by the index on users.
+    "user_id": "known.user_id",
     "session_id": "e.session_id",
     "item_id": "i.item_id",
     "value": "e.value",

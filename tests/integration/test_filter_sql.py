@@ -152,7 +152,7 @@ _LITERALS: Mapping[FieldType, str] = {
         (
             EVENT_FIELDS,
             EVENT_COLUMNS,
-            "events_filter_test e, event_types_filter_test t, users_filter_test u, items_filter_test i",
+            "events_filter_test e, event_types_filter_test t, users_filter_test known, items_filter_test i",
         ),
     ],
     ids=["items", "users", "events"],

@@ -100,24 +100,26 @@ SELECT ensure_event_partition_v1(moment) FROM unnest(%(moments)s::timestamptz[])
 
 -- list_events --
 -- A page of events.
-SELECT e.event_id, t.event_type, CASE WHEN u.kind = 0 THEN u.user_id END AS user_id,
+SELECT e.event_id, t.event_type, known.user_id,
        CASE WHEN u.kind = 1 THEN u.user_id ELSE e.session_id END AS session_id,
        i.item_id, e.value, e.event_time, e.recommendation_id, e.context, e.properties, e.create_time
 FROM events e
 JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
 JOIN users u ON u.tenant_key = e.tenant_key AND u.user_key = e.user_key
+LEFT JOIN users known ON known.tenant_key = e.tenant_key AND known.user_key = e.user_key AND known.kind = 0
 JOIN items i ON i.tenant_key = e.tenant_key AND i.item_key = e.item_key
 WHERE e.tenant_key = %(tenant)s AND {filter} AND {after}
 ORDER BY {order} LIMIT %(limit)s;
 
 -- export_events --
 -- All events that match, as of the transaction's snapshot.
-SELECT e.event_id, t.event_type, CASE WHEN u.kind = 0 THEN u.user_id END AS user_id,
+SELECT e.event_id, t.event_type, known.user_id,
        CASE WHEN u.kind = 1 THEN u.user_id ELSE e.session_id END AS session_id,
        i.item_id, e.value, e.event_time, e.recommendation_id, e.context, e.properties, e.create_time
 FROM events e
 JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
 JOIN users u ON u.tenant_key = e.tenant_key AND u.user_key = e.user_key
+LEFT JOIN users known ON known.tenant_key = e.tenant_key AND known.user_key = e.user_key AND known.kind = 0
 JOIN items i ON i.tenant_key = e.tenant_key AND i.item_key = e.item_key
 WHERE e.tenant_key = %(tenant)s AND {filter}
   AND (%(modified_after)s::timestamptz IS NULL OR e.create_time >= %(modified_after)s);
