@@ -225,7 +225,7 @@ async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner
     return RpcServer(
         pipeline,
         CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
-        UserServicer(storage.users, tokens),
+        UserServicer(storage.users, tokens, validator),
         IngestionServicer(storage.events, storage.event_types, tokens, validator),
         RecommendationServicer(engine.recommender, engine.similar_items, engine.profiles),
         ExperimentServicer(),

@@ -47,6 +47,8 @@ _COPY_TYPES = (
 )
 POPULARITY_HALF_LIFE_S = 90 * 86_400.0
 _EXPORT_TIMEOUT_S = 3600.0
+# One for the month, and some for items and users that others delete, merge and create again meanwhile.
+_ATTEMPTS = 6
 _EXPORT_CHUNK = 1000
 
 Outcome = Recorded | DomainError
@@ -115,7 +117,7 @@ class EventRepository:
                 yield snapshot_time, []
 
     async def _write_retrying(self, tenant_key: TenantKey, batch: _Batch, timeout_s: float | None) -> _Written:
-        for _ in range(2):
+        for _ in range(_ATTEMPTS - 1):
             try:
                 return await self._write_once(tenant_key, batch, timeout_s)
             except psycopg.errors.CheckViolation:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from psycopg import sql
+from psycopg import Rollback, sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
@@ -28,16 +28,19 @@ from recsvc.domain.errors import (
 )
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import ItemId, TenantKey, UserKey
+from recsvc.domain.order_by import Order
+from recsvc.domain.paging import PageValue
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
-from recsvc.storage.filter_sql import ITEM_COLUMNS, compile_filter
+from recsvc.storage.filter_sql import ITEM_COLUMNS, Columns, compile_filter
 from recsvc.storage.listing import PageQuestion, fetch_page
+from recsvc.storage.retries import despite_deadlocks
 from recsvc.storage.statements import compose, load
 from recsvc.storage.tenants import raise_version
 
 _SQL = load("items")
 _UPSERT_JSON = compose(_SQL["upsert_items"], source=sql.SQL(_SQL["incoming_json"].rstrip(";")))
-_UPSERT_COPIED = compose(_SQL["upsert_items"], source=sql.Identifier("incoming_items"))
+_UPSERT_COPIED = compose(_SQL["upsert_items"], source=sql.SQL("incoming_items n"))
 # Below this many items the temporary table costs more than it saves.
 _COPY_FROM = 1001
 _COPY_TYPES = (
@@ -47,6 +50,11 @@ _COPY_TYPES = (
 _BULK_TIMEOUT_S = 600.0
 _EXPORT_TIMEOUT_S = 3600.0
 _EXPORT_CHUNK = 1000
+# A page token holds the order values of a row and must stay short, whatever the title.
+_ORDERED_TITLE = 200
+_ORDER_COLUMNS: Columns = {**ITEM_COLUMNS, "title": f"left(i.title, {_ORDERED_TITLE})"}
+# The sequence begins at 1.
+_NO_ETAG = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +114,26 @@ class ItemRepository:
         The change returns the item to store; the etag that it carries must be the present one, or empty.
         path: where the item stands in the request, for errors.
         """
-        async with self._database.tenant_transaction(tenant_key) as connection:
-            cursor = await execute(connection, _SQL["lock_item"], {"tenant": tenant_key, "item_id": item_id})
-            row = await cursor.fetchone()
-            wanted = change(_item(row) if row else None)
-            (outcome,) = await self._write(connection, tenant_key, [wanted], lambda _: path)
-            if isinstance(outcome, DomainError):
-                raise outcome
-            version = await raise_version(connection, tenant_key)
+
+        async def write() -> tuple[Item, int] | None:
+            async with self._database.tenant_transaction(tenant_key) as connection:
+                cursor = await execute(connection, _SQL["lock_item"], {"tenant": tenant_key, "item_id": item_id})
+                row = await cursor.fetchone()
+                wanted = change(_item(row) if row else None)
+                (outcome,) = await self._write(connection, tenant_key, [wanted], lambda _: path)
+                if isinstance(outcome, DomainError):
+                    raise outcome
+                if row is None and not outcome.created:
+                    # Another has created it meanwhile; the change must begin from what is there now.
+                    raise Rollback
+                return outcome.item, await raise_version(connection, tenant_key)
+            return None
+
+        while (written := await despite_deadlocks(write)) is None:
+            continue
+        item, version = written
         await self._changes.tenant_changed(tenant_key, version)
-        return outcome.item
+        return item
 
     async def upsert_many(
         self, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str] = "items[{}]".format
@@ -127,9 +145,16 @@ class ItemRepository:
         Returns one outcome per item, in order: Written, or the error that refused it (StaleEtag, DuplicateInBatch,
         AttributeNotAllowed, EmbeddingDimensionMismatch, InvalidField). A refused item never fails its neighbours.
         """
-        async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
-            outcomes = await self._write(connection, tenant_key, items, path)
-            version = await raise_version(connection, tenant_key)
+
+        async def write() -> tuple[Sequence[WriteOutcome], int]:
+            async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
+                if any(item.etag for item in items):
+                    params = {"tenant": tenant_key, "item_ids": [item.item_id for item in items]}
+                    await execute(connection, _SQL["lock_items"], params)
+                outcomes = await self._write(connection, tenant_key, items, path)
+                return outcomes, await raise_version(connection, tenant_key)
+
+        outcomes, version = await despite_deadlocks(write)
         await self._changes.tenant_changed(tenant_key, version)
         return outcomes
 
@@ -154,7 +179,9 @@ class ItemRepository:
 
     async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[Item]:
         """A page of items that match."""
-        rows = await fetch_page(self._database, tenant_key, _SQL["list_items"], ITEM_COLUMNS, question)
+        rows = await fetch_page(
+            self._database, tenant_key, _SQL["list_items"], ITEM_COLUMNS, question, order_columns=_ORDER_COLUMNS
+        )
         return [_item(row) for row in rows]
 
     async def delete(self, tenant_key: TenantKey, item_ids: Sequence[ItemId], etag: str = "") -> frozenset[ItemId]:
@@ -162,15 +189,18 @@ class ItemRepository:
 
         etag: delete only while the item has this etag (for a single item).
         """
-        expected = _etag_number(etag, item_ids[0]) if etag else None
-        async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
-            cursor = await execute(
-                connection,
-                _SQL["delete_items"],
-                {"tenant": tenant_key, "item_ids": list(item_ids), "etag": expected},
-            )
-            rows = await cursor.fetchall()
-            version = await raise_version(connection, tenant_key)
+        try:
+            expected = _etag_number(etag, item_ids[0]) if etag else None
+        except StaleEtag:
+            expected = _NO_ETAG
+        params = {"tenant": tenant_key, "item_ids": list(item_ids), "etag": expected}
+
+        async def delete() -> tuple[list[DictRow], int]:
+            async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
+                cursor = await execute(connection, _SQL["delete_items"], params)
+                return await cursor.fetchall(), await raise_version(connection, tenant_key)
+
+        rows, version = await despite_deadlocks(delete)
         await self._changes.tenant_changed(tenant_key, version)
         dirty = {UserKey(row["user_key"]): row["version"] for row in rows if row["user_key"] is not None}
         if dirty:
@@ -216,7 +246,7 @@ class ItemRepository:
                 item_id=item_id,
                 viewers_now=len({key for row in of_item for key in row["present_keys"] or ()}),
                 user_count=len({key for row in of_item for key in row["user_keys"] or ()}),
-                event_counts={row["event_type"]: row["events"] for row in of_item if row["event_type"]},
+                event_counts={row["event_type"]: row["events"] for row in of_item if row["events"]},
             )
             for item_id, of_item in by_item.items()
         }
@@ -246,6 +276,11 @@ class ItemRepository:
         ]
 
 
+def order_values(item: Item, orders: Sequence[Order]) -> list[PageValue]:
+    """What `ItemRepository.list` orders an item by: titles by their beginning."""
+    return [item.title[:_ORDERED_TITLE] if order.field == "title" else getattr(item, order.field) for order in orders]
+
+
 async def _refusals(
     connection: Connection, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str]
 ) -> dict[int, DomainError]:
@@ -257,15 +292,16 @@ async def _refusals(
         for key, kind, required, filterable in context["attribute_schema"]
     ]
     dimension: int | None = context["embedding_dimension"]
-    if dimension is None and (first := next((item.embedding for item in items if item.embedding), None)):
-        params = {"tenant": tenant_key, "dimension": len(first)}
-        cursor = await execute(connection, _SQL["fix_embedding_dimension"], params)
-        dimension = (await cursor.fetchone())["embedding_dimension"]
     errors: dict[int, DomainError] = {}
     seen: set[ItemId] = set()
     for position, item in enumerate(items):
         try:
-            _check(item, schema, dimension, path(position))
+            _check(item, schema, path(position))
+            if item.embedding is not None:
+                # Only an item that is right in everything else may be the one that fixes the length.
+                if dimension is None and item.item_id not in seen:
+                    dimension = await _fix_dimension(connection, tenant_key, len(item.embedding))
+                _check_dimension(item.embedding, dimension, path(position))
             if item.item_id in seen:
                 raise DuplicateInBatch(f"{path(position)}.item_id", f"{item.item_id!r} stands twice in the batch")
         except DomainError as error:
@@ -275,13 +311,23 @@ async def _refusals(
     return errors
 
 
-def _check(item: Item, schema: Sequence[AttributeRule], dimension: int | None, path: str) -> None:
-    check_attributes(item.attributes, schema, f"{path}.attributes")
-    if item.embedding is not None and dimension is not None and len(item.embedding) != dimension:
+async def _fix_dimension(connection: Connection, tenant_key: TenantKey, dimension: int) -> int:
+    """The length of the tenant's embeddings from now on: this one, unless another was first."""
+    params = {"tenant": tenant_key, "dimension": dimension}
+    cursor = await execute(connection, _SQL["fix_embedding_dimension"], params)
+    return int((await cursor.fetchone())["embedding_dimension"])
+
+
+def _check_dimension(embedding: Sequence[float], dimension: int | None, path: str) -> None:
+    if dimension is not None and len(embedding) != dimension:
         raise EmbeddingDimensionMismatch(
             f"{path}.embedding",
-            f"must have {dimension} numbers, as the tenant's first embedding; has {len(item.embedding)}",
+            f"must have {dimension} numbers, as the tenant's first embedding; has {len(embedding)}",
         )
+
+
+def _check(item: Item, schema: Sequence[AttributeRule], path: str) -> None:
+    check_attributes(item.attributes, schema, f"{path}.attributes")
     if item.publish_time and item.expire_time and item.expire_time <= item.publish_time:
         raise InvalidField(f"{path}.expire_time", "must be after publish_time")
     if item.etag:

@@ -30,12 +30,23 @@ class PageQuestion:
 
 
 async def fetch_page(
-    database: Database, tenant_key: TenantKey, statement: str, columns: Columns, question: PageQuestion
+    database: Database,
+    tenant_key: TenantKey,
+    statement: str,
+    columns: Columns,
+    question: PageQuestion,
+    *,
+    order_columns: Columns | None = None,
 ) -> list[DictRow]:
-    """The rows of a page. statement: with the placeholders {filter}, {after} and {order}, and a limit parameter."""
+    """The rows of a page.
+
+    statement: with the placeholders {filter}, {after} and {order}, and a limit parameter. order_columns: what rows are
+    ordered by, where that is not the column itself.
+    """
+    ordered = order_columns or columns
     condition = compile_filter(question.tree, columns, question.now)
-    beyond, params = after_clause(question.orders, columns, question.after)
-    query = compose(statement, filter=condition.condition, after=beyond, order=order_clause(question.orders, columns))
+    beyond, params = after_clause(question.orders, ordered, question.after)
+    query = compose(statement, filter=condition.condition, after=beyond, order=order_clause(question.orders, ordered))
     return await database.fetch_all(
         tenant_key, query, {"tenant": tenant_key, "limit": question.limit, **condition.params, **params}
     )

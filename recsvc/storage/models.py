@@ -115,6 +115,11 @@ class ModelRepository:
         async with self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection:
             await self._write_factors(connection, tenant_key, model_key, shard, trained, progress)
             await self._write_neighbors(connection, tenant_key, model_key, trained)
+            if shard:  # last, since it locks the table of all models
+                await connection.execute(
+                    compose(_SQL["attach_partition"], partition=_partition(shard), shard=sql.Literal(shard))
+                )
+            progress("index", 1.0)
             await execute(connection, _SQL["finish_model"], {"tenant": tenant_key, "model": model_key, "shard": shard})
             cursor = await connection.execute(
                 b"SELECT * FROM models WHERE tenant_key = %s AND model_key = %s", [tenant_key, model_key]
@@ -124,6 +129,7 @@ class ModelRepository:
     async def activate(self, tenant_key: TenantKey, model_id: str) -> Model:
         """Let a model serve, by one pointer update. Raises ModelNotFound."""
         async with self._database.service_transaction() as connection:
+            await execute(connection, _SQL["hold_pointer"], {"tenant": tenant_key})
             cursor = await execute(connection, _SQL["lock_model"], {"tenant": tenant_key, "model_id": model_id})
             row = await cursor.fetchone()
             if row is None:
@@ -159,6 +165,7 @@ class ModelRepository:
     async def delete(self, tenant_key: TenantKey, model_id: str) -> None:
         """Raises ModelNotFound, or ModelActive for the one that serves."""
         async with self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection:
+            await execute(connection, _SQL["hold_pointer"], {"tenant": tenant_key})
             cursor = await execute(connection, _SQL["lock_model"], {"tenant": tenant_key, "model_id": model_id})
             row = await cursor.fetchone()
             if row is None:
@@ -170,6 +177,7 @@ class ModelRepository:
     async def delete_surplus(self, tenant_key: TenantKey, keep: int) -> None:
         """Delete what failed runs left behind, and old models beyond `keep`."""
         async with self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection:
+            await execute(connection, _SQL["hold_pointer"], {"tenant": tenant_key})
             cursor = await execute(connection, _SQL["surplus_models"], {"tenant": tenant_key, "keep": keep})
             for row in await cursor.fetchall():
                 await self._forget(connection, tenant_key, row["model_key"], row["shard"])
@@ -213,8 +221,6 @@ class ModelRepository:
                     ef_construction=sql.Literal(_HNSW_EF_CONSTRUCTION),
                 )
             )
-            await connection.execute(compose(_SQL["attach_partition"], partition=partition, shard=sql.Literal(shard)))
-        progress("index", 1.0)
 
     @staticmethod
     async def _write_neighbors(

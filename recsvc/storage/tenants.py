@@ -110,10 +110,11 @@ class TenantRepository:
             if row is None:
                 raise TenantNotFound(tenant_id)
             tenant_key = TenantKey(row["tenant_key"])
-            for partition in row["partitions"] or ():
-                await connection.execute(compose(_SQL["drop_partition"], partition=sql.Identifier(partition)))
             for name in ("delete_events", "delete_event_ids", "delete_factors", "delete_neighbors", "delete_shown"):
                 await execute(connection, _SQL[name], {"tenant": tenant_key})
+            # Last, since it shuts all readers of vectors out until the commit.
+            for partition in row["partitions"] or ():
+                await connection.execute(compose(_SQL["drop_partition"], partition=sql.Identifier(partition)))
         await self._changes.tenant_changed(tenant_key, 0)
 
     async def profile(self, tenant_key: TenantKey) -> TenantProfile:

@@ -41,8 +41,11 @@ class TrainingRunRepository:
         return _run(row)
 
     async def get(self, tenant_key: TenantKey, run_id: str) -> TrainingRun:
-        """Raises TrainingRunNotFound."""
-        row = await self._database.fetch_one(tenant_key, _SQL["get_run"], {"tenant": tenant_key, "run_id": run_id})
+        """The run as it stands; one that has died has failed. Raises TrainingRunNotFound."""
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            await execute(connection, _SQL["abandon_silent_runs"], {"tenant": tenant_key, "silence_s": SILENCE_S})
+            cursor = await execute(connection, _SQL["get_run"], {"tenant": tenant_key, "run_id": run_id})
+            row = await cursor.fetchone()
         if row is None:
             raise TrainingRunNotFound(run_id)
         return _run(row)

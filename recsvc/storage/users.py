@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.errors import UserNotFound
@@ -20,6 +21,7 @@ from recsvc.storage.database import Database, execute
 from recsvc.storage.events import EventRepository
 from recsvc.storage.filter_sql import USER_COLUMNS
 from recsvc.storage.listing import PageQuestion, fetch_page
+from recsvc.storage.retries import despite_deadlocks
 from recsvc.storage.statements import load
 
 _SQL = load("users")
@@ -88,7 +90,11 @@ class UserRepository:
             row = await cursor.fetchone()
             if row is None and not allow_missing:
                 raise UserNotFound(user_id)
-            changed = change(_user(row) if row else User(user_id))
+            if row is None:
+                # Made before it is changed: another may do the same, and neither change may undo the other.
+                cursor = await execute(connection, _SQL["ensure_user"], {"tenant": tenant_key, "user_id": user_id})
+                row = await cursor.fetchone()
+            changed = change(_user(row))
             cursor = await execute(
                 connection,
                 _SQL["upsert_user"],
@@ -114,11 +120,23 @@ class UserRepository:
 
     async def erase(self, tenant_key: TenantKey, user_id: UserId) -> Erasure:
         """Delete everything that is held of a user; all counts are 0 when there is no such user."""
-        async with self._database.tenant_transaction(tenant_key, timeout_s=_ERASE_TIMEOUT_S) as connection:
-            cursor = await execute(connection, _SQL["erase_user"], {"tenant": tenant_key, "user_id": user_id})
-            row = await cursor.fetchone()
-        if row["user_key"] is not None:
-            await self._changes.users_changed(tenant_key, {UserKey(row["user_key"]): 0})
+        subject = {"tenant": tenant_key, "kind": UserKind.USER.value, "user_id": user_id}
+
+        async def erase() -> DictRow | None:
+            async with self._database.tenant_transaction(tenant_key, timeout_s=_ERASE_TIMEOUT_S) as connection:
+                cursor = await execute(connection, _SQL["lock_user"], subject)
+                row = await cursor.fetchone()
+                if row is None:
+                    return None
+                await execute(connection, _SQL["lock_states"], {"tenant": tenant_key, "users": [row["user_key"]]})
+                cursor = await execute(connection, _SQL["erase_user"], subject)
+                erased: DictRow = await cursor.fetchone()
+                return erased
+
+        row = await despite_deadlocks(erase)
+        if row is None:
+            return Erasure(events=0, shown=0, states=0, users=0)
+        await self._changes.users_changed(tenant_key, {UserKey(row["user_key"]): 0})
         return Erasure(events=row["events"], shown=row["shown"], states=row["states"], users=row["users"])
 
     async def export(self, tenant_key: TenantKey, user_id: UserId, now: datetime) -> AsyncIterator[UserExport]:
@@ -144,23 +162,35 @@ class UserRepository:
 
         Raises UserNotFound when neither the source nor the user exists.
         """
-        async with self._database.tenant_transaction(tenant_key, timeout_s=_ERASE_TIMEOUT_S) as connection:
-            cursor = await execute(
-                connection, _SQL["lock_user"], {"tenant": tenant_key, "kind": kind.value, "user_id": source_id}
-            )
-            source = await cursor.fetchone()
-            if source is None:
-                return Merge(await self.get(tenant_key, user_id), 0)
-            cursor = await execute(connection, _SQL["ensure_user"], {"tenant": tenant_key, "user_id": user_id})
-            target = await cursor.fetchone()
-            keys = {"tenant": tenant_key, "source": source["user_key"], "target": target["user_key"]}
-            cursor = await execute(connection, _SQL["merge_users"], keys)
-            moved = await cursor.fetchone()
-            await execute(connection, _SQL["forget_subject"], keys)
-        await self._changes.users_changed(
-            tenant_key, {UserKey(source["user_key"]): 0, UserKey(target["user_key"]): moved["version"]}
-        )
-        return Merge(_user(target), moved["moved"])
+        subjects = {"tenant": tenant_key, "kind": kind.value, "source_id": source_id, "user_id": user_id}
+
+        async def merge() -> tuple[Merge, dict[UserKey, int]]:
+            async with self._database.tenant_transaction(tenant_key, timeout_s=_ERASE_TIMEOUT_S) as connection:
+                cursor = await execute(connection, _SQL["lock_subjects"], subjects)
+                found = {(row["kind"], row["user_id"]): row for row in await cursor.fetchall()}
+                source = found.get((kind.value, source_id))
+                if source is None:
+                    # Read anew: who merged the source meanwhile may have created the user.
+                    cursor = await execute(connection, _SQL["get_user"], subjects)
+                    present = await cursor.fetchone()
+                    if present is None:
+                        raise UserNotFound(user_id)
+                    return Merge(_user(present), 0), {}
+                cursor = await execute(connection, _SQL["ensure_user"], subjects)
+                target = await cursor.fetchone()
+                keys = {"tenant": tenant_key, "source": source["user_key"], "target": target["user_key"]}
+                both = [source["user_key"], target["user_key"]]
+                await execute(connection, _SQL["lock_states"], {"tenant": tenant_key, "users": both})
+                cursor = await execute(connection, _SQL["merge_users"], keys)
+                moved = await cursor.fetchone()
+                await execute(connection, _SQL["forget_subject"], keys)
+                versions = {UserKey(source["user_key"]): 0, UserKey(target["user_key"]): moved["version"]}
+                return Merge(_user(target), moved["moved"]), versions
+
+        merged, versions = await despite_deadlocks(merge)
+        if versions:
+            await self._changes.users_changed(tenant_key, versions)
+        return merged
 
 
 def _user(row: Mapping[str, Any]) -> User:

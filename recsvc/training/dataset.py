@@ -40,7 +40,9 @@ def from_signals(signals: Signals) -> Dataset:
 
     Raises NotEnoughData when there is nothing to learn from.
     """
-    liked = signals.signals > 0
+    liked = np.flatnonzero(signals.signals > 0)
+    # Rows come in the order of whatever plan was used; the same events must give the same split, and so the same model.
+    liked = liked[np.lexsort((signals.item_keys[liked], signals.user_keys[liked]))]
     user_keys, users = np.unique(signals.user_keys[liked], return_inverse=True)
     item_keys, items = np.unique(signals.item_keys[liked], return_inverse=True)
     if len(user_keys) < _LEAST_USERS or len(item_keys) < _LEAST_ITEMS or len(users) < _LEAST_INTERACTIONS:

@@ -156,6 +156,8 @@ def _metrics(
 ) -> Mapping[str, float]:
     """Figures on the held-out tenth for at most some thousand users, beside those of popularity."""
     users = np.flatnonzero(np.diff(held_out.indptr) > 0)
+    if not len(users):
+        return {}  # too few interactions to hold any out: the model goes unjudged, which is not the same as bad
     if len(users) > _JUDGED_USERS:
         users = np.sort(np.random.default_rng(3).choice(users, _JUDGED_USERS, replace=False))
     history, wanted = known[users], held_out[users]
@@ -171,7 +173,7 @@ def _metrics(
         found[f"{prefix}recall_at_{_K}"] = means["recall"]
         found[f"{prefix}ndcg_at_{_K}"] = means["ndcg"]
         found[f"{prefix}coverage"] = catalogue_coverage(lists, len(popularity))
-        found[f"{prefix}novelty"] = mean_novelty(lists, popularity, history.shape[0])
+        found[f"{prefix}novelty"] = mean_novelty(lists, popularity, known.shape[0])
     return found
 
 

@@ -82,22 +82,27 @@ class TrainingRunner:
                 command.append(flag)
             elif value is not None and value is not False:
                 command += [flag, str(value)]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env={**os.environ, **self._environment},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process: asyncio.subprocess.Process | None = None
         try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env={**os.environ, **self._environment},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
             _, errors = await process.communicate()
             if process.returncode:
                 _log.error(
                     "training.failed", run_id=run.training_run_id, output=errors.decode(errors="replace")[-2000:]
                 )
                 await self._fail(tenant_key, run, "the training process ended with an error; the log has it")
+        except OSError as error:  # out of memory or of processes
+            _log.exception("training.not_started", run_id=run.training_run_id)
+            await self._fail(tenant_key, run, f"the training process could not be started: {error.strerror}")
         except asyncio.CancelledError:
-            await _stop(process)
+            if process is not None:
+                await _stop(process)
             await self._fail(tenant_key, run, "the server was stopped")
             raise
 

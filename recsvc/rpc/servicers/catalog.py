@@ -24,7 +24,7 @@ from recsvc.rpc.convert.values import moment, span, timestamp
 from recsvc.rpc.errors import OK, status_of, violations_status
 from recsvc.rpc.listing import filtered_page
 from recsvc.rpc.validation import RequestValidator
-from recsvc.storage.items import ItemRepository, WriteOutcome, Written
+from recsvc.storage.items import ItemRepository, WriteOutcome, Written, order_values
 from recsvc.storage.tenants import TenantRepository
 
 _ORDERS = ("item_id", "title", "create_time", "update_time", "publish_time")
@@ -59,9 +59,13 @@ class CatalogServicer(CatalogServiceServicer):
         return pb.GetItemResponse(item=convert.item_proto(found))
 
     async def UpdateItem(self, request: pb.UpdateItemRequest, context: Context) -> pb.UpdateItemResponse:
-        stored = await self._items.change(
-            calls.tenant(), ItemId(request.item.item_id), lambda present: convert.item_change(request, present)
-        )
+        def change(present: Item | None) -> Item:
+            changed = convert.item_change(request, present)
+            # Attributes that are set one by one must keep to the limits together.
+            self._validator.check(pb.UpdateItemRequest(item=convert.item_proto(changed)))
+            return changed
+
+        stored = await self._items.change(calls.tenant(), ItemId(request.item.item_id), change)
         return pb.UpdateItemResponse(item=convert.item_proto(stored))
 
     async def DeleteItem(self, request: pb.DeleteItemRequest, context: Context) -> pb.DeleteItemResponse:
@@ -73,7 +77,7 @@ class CatalogServicer(CatalogServiceServicer):
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Context) -> pb.ListItemsResponse:
         tenant_key = calls.tenant()
-        tree = parse(request.filter, item_filter_schema(await self._profiles.get(tenant_key)))
+        tree = parse(request.filter, item_filter_schema(await self._profiles.get_current(tenant_key)))
         orders = parse_order_by(request.order_by, _ORDERS, _BY_ID, unique="item_id")
         page, next_page_token = await filtered_page(
             self._tokens,
@@ -82,7 +86,7 @@ class CatalogServicer(CatalogServiceServicer):
             tree,
             orders,
             lambda question: self._items.list(tenant_key, question),
-            lambda item: [getattr(item, order.field) for order in orders],
+            lambda item: order_values(item, orders),
         )
         return pb.ListItemsResponse(items=[convert.item_proto(item) for item in page], next_page_token=next_page_token)
 
@@ -152,7 +156,7 @@ class CatalogServicer(CatalogServiceServicer):
         self, request: pb.ExportItemsRequest, context: Context
     ) -> AsyncIterator[pb.ExportItemsResponse]:
         tenant_key = calls.tenant()
-        tree = parse(request.filter, item_filter_schema(await self._profiles.get(tenant_key)))
+        tree = parse(request.filter, item_filter_schema(await self._profiles.get_current(tenant_key)))
         since = moment(request.modified_after, "modified_after") if request.HasField("modified_after") else None
         async for part in self._items.export(tenant_key, tree, since, datetime.now(UTC)):
             yield pb.ExportItemsResponse(

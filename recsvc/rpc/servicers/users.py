@@ -10,13 +10,14 @@ from recsvc.domain.filters import USER_FIELDS, parse
 from recsvc.domain.ids import UserId
 from recsvc.domain.order_by import parse_order_by
 from recsvc.domain.paging import PageTokens
-from recsvc.domain.users import UserKind
+from recsvc.domain.users import User, UserKind
 from recsvc.gen.v1 import user_service_pb2 as pb
 from recsvc.gen.v1.user_service_pb2_grpc import UserServiceServicer
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import users as convert
 from recsvc.rpc.listing import filtered_page
+from recsvc.rpc.validation import RequestValidator
 from recsvc.storage.users import BY_ID, UserRepository
 
 _ORDERS = ("user_id", "create_time", "update_time")
@@ -25,20 +26,24 @@ _ORDERS = ("user_id", "create_time", "update_time")
 class UserServicer(UserServiceServicer):
     """Stores, exports, merges and erases users."""
 
-    def __init__(self, users: UserRepository, tokens: PageTokens) -> None:
+    def __init__(self, users: UserRepository, tokens: PageTokens, validator: RequestValidator) -> None:
         self._users = users
         self._tokens = tokens
+        self._validator = validator
 
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:
         found = await self._users.get(calls.tenant(), UserId(request.user_id))
         return pb.GetUserResponse(user=convert.user_proto(found))
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> pb.UpdateUserResponse:
+        def change(present: User) -> User:
+            changed = convert.user_change(request, present)
+            # Attributes that are set one by one must keep to the limits together.
+            self._validator.check(pb.UpdateUserRequest(user=convert.user_proto(changed)))
+            return changed
+
         stored = await self._users.change(
-            calls.tenant(),
-            UserId(request.user.user_id),
-            lambda present: convert.user_change(request, present),
-            allow_missing=request.allow_missing,
+            calls.tenant(), UserId(request.user.user_id), change, allow_missing=request.allow_missing
         )
         return pb.UpdateUserResponse(user=convert.user_proto(stored))
 

@@ -1,14 +1,12 @@
 -- upsert_items --
 -- Create or replace items; the only statement that writes any. An item that carries an etag is written only while that
--- is current. Rows are locked in the order of their ids, so that two batches never deadlock.
-WITH incoming AS (
-    SELECT * FROM {source}
-), revived AS (
-    DELETE FROM deleted_items d USING incoming n WHERE d.tenant_key = %(tenant)s AND d.item_id = n.item_id
-), admitted AS (
-    SELECT n.* FROM incoming n
+-- is current (`lock_items` comes first then). Rows are locked in the order of their ids, against deadlocks.
+WITH admitted AS MATERIALIZED (
+    SELECT n.* FROM {source}
     LEFT JOIN items present ON present.tenant_key = %(tenant)s AND present.item_id = n.item_id
     WHERE n.expected_etag IS NULL OR n.expected_etag = present.etag
+), revived AS (
+    DELETE FROM deleted_items d USING admitted n WHERE d.tenant_key = %(tenant)s AND d.item_id = n.item_id
 )
 INSERT INTO items AS i (tenant_key, item_id, item_type, title, description, categories, tags, attributes, embedding,
                         available, hidden, publish_time, expire_time)
@@ -58,6 +56,10 @@ RETURNING embedding_dimension;
 -- get_items --
 -- Items by id.
 SELECT * FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(item_ids)s::text[]);
+
+-- lock_items --
+-- Hold items in the order of their ids, so that the etags that the next statement sees stay current until the commit.
+SELECT FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(item_ids)s::text[]) ORDER BY item_id FOR UPDATE;
 
 -- lock_item --
 -- One item, held until the end of the transaction.
@@ -111,13 +113,14 @@ SELECT item_id FROM deleted_items WHERE tenant_key = %(tenant)s AND delete_time 
 
 -- item_activity --
 -- Live counters of items.
-SELECT i.item_id, t.event_type, count(e.event_id) AS events,
-       array_agg(DISTINCT e.user_key) FILTER (WHERE e.user_key IS NOT NULL) AS user_keys,
+SELECT i.item_id, t.event_type, count(*) FILTER (WHERE in_window) AS events,
+       array_agg(DISTINCT e.user_key) FILTER (WHERE in_window) AS user_keys,
        array_agg(DISTINCT e.user_key) FILTER (WHERE e.event_time > now() - make_interval(secs => %(presence_s)s))
            AS present_keys
 FROM items i
 LEFT JOIN events e ON e.tenant_key = i.tenant_key AND e.item_key = i.item_key
-     AND e.event_time > now() - make_interval(secs => %(window_s)s)
+     AND e.event_time > now() - make_interval(secs => greatest(%(window_s)s, %(presence_s)s))
+CROSS JOIN LATERAL (SELECT e.event_time > now() - make_interval(secs => %(window_s)s) AS in_window) w
 LEFT JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
 WHERE i.tenant_key = %(tenant)s AND i.item_id = ANY (%(item_ids)s::text[])
 GROUP BY i.item_id, t.event_type;

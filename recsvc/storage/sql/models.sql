@@ -35,6 +35,11 @@ UNION ALL
  WHERE tenant_key = %(tenant)s AND state = 'READY'
  ORDER BY model_key DESC OFFSET %(keep)s);
 
+-- hold_pointer --
+-- Whoever switches or deletes models of a tenant does so one after another: a model read as idle must not have become
+-- the active one by the time it is deleted.
+SELECT FROM tenants WHERE tenant_key = %(tenant)s FOR NO KEY UPDATE;
+
 -- point_to_model --
 -- The one pointer that says which model serves.
 UPDATE tenants SET active_model_key = %(model)s WHERE tenant_key = %(tenant)s;
@@ -66,8 +71,17 @@ DELETE FROM item_neighbors WHERE tenant_key = %(tenant)s AND model_key = %(model
 DELETE FROM item_factors WHERE tenant_key = %(tenant)s AND shard = 0 AND model_key = %(model)s;
 
 -- create_partition --
--- Where a large model's vectors go, not attached yet, so that nobody waits while they are written and indexed.
-CREATE TABLE {partition} (LIKE item_factors INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING CONSTRAINTS);
+-- Where a large model's vectors go, not attached yet, so that nobody waits while they are written and indexed. The columns
+-- are those of item_factors; LIKE would lock it until the end of the transaction, and so, behind the next DROP that
+-- waits for that lock, all readers.
+CREATE TABLE {partition} (
+    tenant_key bigint NOT NULL,
+    model_key bigint NOT NULL,
+    shard bigint NOT NULL,
+    item_key bigint NOT NULL,
+    fold_in_scale real NOT NULL,
+    vector halfvec STORAGE PLAIN NOT NULL
+);
 
 -- index_partition --
 -- The vector index of a large model, by inner product.

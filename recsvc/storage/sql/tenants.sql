@@ -57,8 +57,8 @@ DELETE FROM events WHERE tenant_key = %(tenant)s;
 DELETE FROM event_ids WHERE tenant_key = %(tenant)s;
 
 -- delete_factors --
--- Vectors of a tenant.
-DELETE FROM item_factors WHERE tenant_key = %(tenant)s;
+-- Vectors of a tenant's small models; the partitions of large ones are dropped.
+DELETE FROM item_factors WHERE shard = 0 AND tenant_key = %(tenant)s;
 
 -- delete_neighbors --
 -- Neighbours of a tenant.

@@ -2,6 +2,18 @@
 -- One known user.
 SELECT * FROM users WHERE tenant_key = %(tenant)s AND kind = 0 AND user_id = %(user_id)s;
 
+-- lock_subjects --
+-- The two who are to be merged, in the order of their keys, held until the end of the transaction.
+SELECT * FROM users
+WHERE tenant_key = %(tenant)s AND ((kind = %(kind)s AND user_id = %(source_id)s) OR (kind = 0 AND user_id = %(user_id)s))
+ORDER BY user_key FOR UPDATE;
+
+-- lock_states --
+-- Wait for the events that are being recorded for these users, and let no more come until the commit: every batch of
+-- events holds the state of each of its users. What runs after this statement sees those events.
+SELECT FROM user_state WHERE tenant_key = %(tenant)s AND user_key = ANY (%(users)s::bigint[])
+ORDER BY user_key FOR UPDATE;
+
 -- lock_user --
 -- One known user, held until the end of the transaction.
 SELECT * FROM users WHERE tenant_key = %(tenant)s AND kind = %(kind)s AND user_id = %(user_id)s FOR UPDATE;
@@ -58,9 +70,9 @@ FROM shown w WHERE w.tenant_key = %(tenant)s AND w.user_key = %(user)s
 ORDER BY w.create_time;
 
 -- ensure_user --
--- The user who takes over a history, created when there is none.
+-- A known user, created when there is none; held until the end of the transaction.
 INSERT INTO users (tenant_key, kind, user_id) VALUES (%(tenant)s, 0, %(user_id)s)
-ON CONFLICT (tenant_key, kind, user_id) DO UPDATE SET user_id = excluded.user_id
+ON CONFLICT (tenant_key, kind, user_id) DO UPDATE SET labels = users.labels
 RETURNING *;
 
 -- merge_users --
