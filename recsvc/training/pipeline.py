@@ -157,7 +157,8 @@ def _metrics(
     """Figures on the held-out tenth for at most some thousand users, beside those of popularity."""
     users = np.flatnonzero(np.diff(held_out.indptr) > 0)
     if not len(users):
-        return {}  # too few interactions to hold any out: the model goes unjudged, which is not the same as bad
+        # Too few interactions to hold any out: the model goes unjudged, which is not the same as bad.
+        return {"users": 0.0}
     if len(users) > _JUDGED_USERS:
         users = np.sort(np.random.default_rng(3).choice(users, _JUDGED_USERS, replace=False))
     history, wanted = known[users], held_out[users]

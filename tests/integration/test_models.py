@@ -126,7 +126,7 @@ async def test_the_statements_of_every_request_use_indexes(
     storage: Storage, large: Large, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _folded(storage, large.tenant)
-    plans: list[str] = []
+    plans: dict[str, str] = {}
     fetch_all = type(storage.database).fetch_all
 
     async def explaining(self, tenant_key, query, params, *, setting=None):  # type: ignore[no-untyped-def]
@@ -135,20 +135,22 @@ async def test_the_statements_of_every_request_use_indexes(
                 await connection.execute(setting)
             statement = query if isinstance(query, sql.Composed) else sql.SQL(query)
             cursor = await connection.execute(sql.SQL("EXPLAIN ") + statement, params)
-            plans.append("\n".join(row["QUERY PLAN"] for row in await cursor.fetchall()))
+            # A projector may be at work in this process; its statements have other parameters or the same plan.
+            kind = "candidates" if "session_decay" in params else "histories" if "users" in params else "other"
+            plans[kind] = "\n".join(row["QUERY PLAN"] for row in await cursor.fetchall())
         return await fetch_all(self, tenant_key, query, params, setting=setting)
 
     monkeypatch.setattr(type(storage.database), "fetch_all", explaining)
     serving = await _serving(storage, large.tenant)
     question = CandidateQuestion(user_id="u", limits={"collaborative": 50, "neighbors": 50, "trending": 20})
     await CandidateRepository(storage.database).find(large.tenant, serving, question, _NOW)
-    candidates = plans[-1]
+    candidates = plans["candidates"]
     assert f"item_factors_{large.model.model_key}_vector_idx" in candidates
     for table in ("items", "item_neighbors", "item_stats", "item_factors", "user_state", "users"):
         assert f"Seq Scan on {table}" not in candidates
     await storage.states.histories(large.tenant, [await _user_key(storage, large.tenant)])
     # The partitions of other months are empty; this month's holds the events.
-    assert f"Seq Scan on events_{_NOW:%Y_%m}" not in plans[-1]
+    assert f"Seq Scan on events_{_NOW:%Y_%m}" not in plans["histories"]
 
 
 async def test_a_small_model_shares_a_partition(storage: Storage, tenant: TenantKey) -> None:
