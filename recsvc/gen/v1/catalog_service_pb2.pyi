@@ -382,7 +382,8 @@ class ListItemsRequest(_message.Message):
     filter: _builtins.str
     """Only items that match; see filters.proto. Default: all."""
     order_by: _builtins.str
-    """Comma-separated fields, each with an optional " desc": item_id, title, create_time, update_time, publish_time.
+    """Comma-separated fields, each with an optional " desc": item_id, title (its first 200 characters), create_time,
+    update_time, publish_time; items without a time stand last.
     Default "item_id".
     """
     def __init__(
