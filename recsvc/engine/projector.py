@@ -21,6 +21,7 @@ from recsvc.storage.user_states import UserStateRepository
 _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
 _BATCH = 200
+_STOP_S = 5.0
 _REPAIR_EVERY_S = 1.0
 # Longer than any announcement may lag behind its commit.
 _REPAIR_WINDOW_S = 15.0
@@ -43,6 +44,7 @@ class Projector:
         self._fold_in = fold_in
         self._announcer = announcer
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     async def __aenter__(self) -> Self:
         """Begin to work."""
@@ -51,9 +53,10 @@ class Projector:
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop; what is not folded in stays dirty."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.wait(self._tasks, timeout=_STOP_S)
 
     async def fold_once(self) -> int:
         """Fold one batch of dirty users in; returns how many there were."""
@@ -67,7 +70,7 @@ class Projector:
         return sum(len(users) for users in dirty.values())
 
     async def _fold(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 folded = await self.fold_once()
             except DomainError as error:
@@ -78,7 +81,7 @@ class Projector:
 
     async def _repair(self) -> None:
         """Announce again what a process that died between commit and announcement left unsaid."""
-        while True:
+        while not self._stopping:
             await asyncio.sleep(_REPAIR_EVERY_S)
             try:
                 await self._announcer.offer_again()

@@ -16,6 +16,7 @@ from recsvc.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 _BATCH = 500
 _PAUSE_S = 0.2
+_STOP_S = 5.0
 
 
 class ShownLog:
@@ -36,7 +37,7 @@ class ShownLog:
         """Write the rest and stop."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=_STOP_S)
         await self._write_queued()
 
     def add(self, tenant_key: TenantKey, shown: ShownList) -> None:

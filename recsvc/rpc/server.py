@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -46,6 +48,7 @@ FILES = tuple(
 )
 SERVICE_NAMES = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
 READINESS = "readiness"
+_AFTER_GRACE_S = 5.0
 
 
 class RpcServer:
@@ -97,7 +100,10 @@ class RpcServer:
     async def drain(self) -> None:
         """Refuse new calls, let those in flight end within the grace."""
         await self.set_ready(False)
-        await self._server.stop(self._settings.drain_s)
+        # A handler that does not let go must not keep the process: after the grace there is little left to wait for.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_s + _AFTER_GRACE_S):
+                await self._server.stop(self._settings.drain_s)
 
 
 def _options(settings: ServerSettings) -> Sequence[tuple[str, Any]]:

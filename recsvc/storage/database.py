@@ -183,6 +183,20 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 def translated_errors() -> Iterator[None]:
     """Turn failures to reach PostgreSQL, or to be answered in time, into the domain's errors."""
     try:
+        with _mapped_errors():
+            yield
+    except Exception as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # The driver tells of the statement that it cancelled for us; what happened is our own cancellation, and
+            # who swallowed it would go on for ever.
+            raise asyncio.CancelledError from error
+        raise
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    try:
         yield
     except (PoolTimeout, TooManyRequests, PoolClosed) as error:
         raise StorageUnavailable from error

@@ -40,7 +40,8 @@ class TrainingRunner:
         """End the runs that are under way; they are noted as failed."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2 * _STOP_S)
 
     async def start(self, tenant_key: TenantKey, tenant_id: TenantId, parameters: Mapping[str, object]) -> TrainingRun:
         """Begin a run. Raises TrainingInProgress."""

@@ -1,0 +1,40 @@
+"""Connections and transactions: what a cancelled call leaves behind, and how failures are told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from recsvc.domain.errors import DeadlinePassed
+from recsvc.domain.ids import TenantKey
+from recsvc.storage.database import Database
+
+
+async def _sleepers(database: Database) -> int:
+    async with database.connection() as connection:
+        cursor = await connection.execute(
+            b"SELECT count(*) AS n FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%%pg_sleep(60)%%'"
+            b" AND pid <> pg_backend_pid()",
+            prepare=False,
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+async def test_a_cancelled_call_is_cancelled_and_so_is_its_sql(database: Database, tenant: TenantKey) -> None:
+    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.05, 0.2):
+        task = asyncio.create_task(database.fetch_all(tenant, "SELECT pg_sleep(60)", {}))
+        await asyncio.sleep(pause_s)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(asyncio.gather(task)), 10)
+    assert await _sleepers(database) == 0
+
+
+async def test_a_call_beyond_its_time_is_ended(database: Database, tenant: TenantKey) -> None:
+    with pytest.raises(DeadlinePassed):
+        async with database.tenant_transaction(tenant, timeout_s=0.1) as connection:
+            await connection.execute(b"SELECT pg_sleep(60)")
+    assert await _sleepers(database) == 0
