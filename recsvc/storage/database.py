@@ -73,10 +73,23 @@ class Database:
         await self._pool.close(timeout=5)
 
     @asynccontextmanager
+    async def _leased(self) -> AsyncIterator[Connection]:
+        """A connection out of the pool; one whose user was cancelled does not go back."""
+        async with self._pool.connection() as connection:
+            try:
+                yield connection
+            except BaseException:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # A pipeline that was cut off leaves answers behind, which the next user would take for its own.
+                    await connection.close()
+                raise
+
+    @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection in autocommit, as the owner of the schema: for work that belongs to no tenant."""
         with translated_errors():
-            async with self._pool.connection() as connection:
+            async with self._leased() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -115,7 +128,7 @@ class Database:
         setting: one more statement before it (SET LOCAL of a planner or index option).
         """
         with translated_errors():
-            async with self._pool.connection() as connection:
+            async with self._leased() as connection:
                 async with connection.pipeline(), connection.transaction():
                     await connection.execute(
                         _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(None)}

@@ -33,6 +33,22 @@ async def test_a_cancelled_call_is_cancelled_and_so_is_its_sql(database: Databas
     assert await _sleepers(database) == 0
 
 
+async def test_a_cancelled_call_leaves_no_answer_to_the_next_one(database: Database, tenant: TenantKey) -> None:
+    for pause_s in (0.0, 0.0005, 0.001, 0.002, 0.005, 0.02):
+        tasks = [
+            asyncio.create_task(database.fetch_all(tenant, "SELECT pg_sleep(0.01), 1 AS one", {})) for _ in range(5)
+        ]
+        await asyncio.sleep(pause_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for _ in range(20):
+        async with database.tenant_transaction(tenant) as connection:
+            cursor = await connection.execute(b"SELECT 2 AS two")
+            assert await cursor.fetchall() == [{"two": 2}]
+        assert await database.fetch_all(tenant, "SELECT 3 AS three", {}) == [{"three": 3}]
+
+
 async def test_a_call_beyond_its_time_is_ended(database: Database, tenant: TenantKey) -> None:
     with pytest.raises(DeadlinePassed):
         async with database.tenant_transaction(tenant, timeout_s=0.1) as connection:
