@@ -7,7 +7,7 @@ checked where it is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,7 +20,6 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from recsvc.domain.errors import FieldViolation, InvalidFields
 from recsvc.gen.v1 import options_pb2
 
-Report = Callable[[str, str], None]
 _MAX_VIOLATIONS = 20
 
 

@@ -44,7 +44,3 @@ FROM user_state s
 WHERE s.folded_version < s.version
 LIMIT %(limit)s
 FOR UPDATE OF s SKIP LOCKED;
-
--- count_dirty --
--- How many users wait to be folded in, up to a bound.
-SELECT count(*) AS waiting FROM (SELECT FROM user_state WHERE folded_version < version LIMIT %(limit)s) AS dirty;
