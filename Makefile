@@ -46,7 +46,7 @@ lock: ## Pin the versions that pyproject.toml allows, with hashes.
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra embedded --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-emit-index-url -o requirements.lock
-	$(BIN)/uv pip compile --quiet pyproject.toml --extra embedded --extra dev -c requirements.lock --universal \
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra embedded --extra plots --extra dev -c requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
 
 clean: ## Remove what was installed and built, and the data under ./.data.

@@ -23,6 +23,7 @@ from recsvc.engine.projector import Projector
 from recsvc.engine.recommender import Recommender
 from recsvc.engine.shown_log import ShownLog
 from recsvc.engine.similar_items import SimilarItemFinder
+from recsvc.engine.similar_users import SimilarUserFinder
 from recsvc.rpc.authentication import Authenticator, KeyHasher
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.errors import ErrorMapping
@@ -48,6 +49,7 @@ from recsvc.storage.migrator import migrate
 from recsvc.storage.models import ModelRepository
 from recsvc.storage.shown import ShownRepository
 from recsvc.storage.similar_items import SimilarItemRepository
+from recsvc.storage.similar_users import SimilarUserRepository
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.training_runs import TrainingRunRepository
 from recsvc.storage.user_states import UserStateRepository
@@ -85,6 +87,7 @@ class Storage:
     states: UserStateRepository
     candidates: CandidateRepository
     similar_items: SimilarItemRepository
+    similar_users: SimilarUserRepository
     shown: ShownRepository
 
 
@@ -96,6 +99,7 @@ class Engine:
     fold_in: FoldIn
     recommender: Recommender
     similar_items: SimilarItemFinder
+    similar_users: SimilarUserFinder
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             states=UserStateRepository(database),
             candidates=CandidateRepository(database),
             similar_items=SimilarItemRepository(database),
+            similar_users=SimilarUserRepository(database),
             shown=ShownRepository(database),
         )
 
@@ -174,7 +179,8 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
         settings.cache,
     )
     similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles)
-    return Engine(profiles, fold_in, recommender, similar_items)
+    similar_users = SimilarUserFinder(storage.similar_users, profiles, fold_in)
+    return Engine(profiles, fold_in, recommender, similar_items, similar_users)
 
 
 @asynccontextmanager
@@ -227,7 +233,14 @@ async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner
         CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
         UserServicer(storage.users, tokens, validator),
         IngestionServicer(storage.events, storage.event_types, tokens, validator),
-        RecommendationServicer(engine.recommender, engine.similar_items, engine.profiles),
+        RecommendationServicer(
+            engine.recommender,
+            engine.similar_items,
+            engine.similar_users,
+            engine.profiles,
+            validator,
+            settings.server,
+        ),
         ExperimentServicer(),
         AdminServicer(storage.tenants, storage.keys, hasher, authenticator, tokens, runner, settings.server),
         settings.server,

@@ -54,7 +54,12 @@ class ServerSettings(BaseModel):
     reflection: bool = Field(True, description="Server reflection, so that grpcurl needs no proto files.")
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest message that is accepted.")
     max_concurrent_calls: int = Field(1000, ge=1, description="Calls in flight at once; more are refused.")
-    default_deadline_s: float = Field(10.0, gt=0, description="Deadline of a unary call that brings none.")
+    default_deadline_s: float = Field(
+        10.0, gt=0, description="Deadline of a unary call that brings none, and of each element of a bulk stream."
+    )
+    bulk_in_flight: int = Field(
+        8, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
+    )
     drain_s: float = Field(10.0, ge=0, description="How long calls in flight may go on after SIGTERM.")
 
 
@@ -93,6 +98,10 @@ class TrainingSettings(BaseModel):
         512, ge=2, le=4000, description="Length of item vectors at most; fewer for small catalogues."
     )
     neighbors: int = Field(100, ge=1, description="Neighbours kept per item.")
+    ease_items: int = Field(
+        60_000, ge=0, description="Up to so many items EASE is tried, exactly or by its local approximation."
+    )
+    ease_interactions: int = Field(5_000_000, ge=0, description="Up to so many interactions EASE is tried.")
     exact_search_items: int = Field(
         5000, ge=0, description="Up to so many items, vectors are searched without an index."
     )

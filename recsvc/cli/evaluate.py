@@ -1,52 +1,33 @@
-"""`recsvc evaluate`: a data set split, its train part loaded and trained on, and the serving code judged on the rest.
-
-Everything runs through what serves: bulk import, the training pipeline, and the recommender with its vector index and
-half-precision vectors. Only the popularity baseline is computed here.
-"""
+"""`recsvc evaluate`: its options, and what it prints and writes. The work is in `evaluation_run`."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import uuid
-from collections.abc import Iterator
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from recsvc.app import build_engine, open_storage
-from recsvc.cli.loading import load, progress_bar, report
+from recsvc.cli.evaluation_plan import NothingToAsk, Plan
+from recsvc.cli.evaluation_run import run
+from recsvc.cli.questioning import AnswerFailed
 from recsvc.cli.running import run_async
-from recsvc.cli.train import train_with_progress
 from recsvc.datasets import FORMATS, Dataset, open_dataset
-from recsvc.domain.arrays import Codes
-from recsvc.domain.evaluation import EMPTY
-from recsvc.domain.events import Event
-from recsvc.domain.ids import TenantId, TenantKey, UserId
-from recsvc.domain.recommendations import RecommendQuery, Strategy
-from recsvc.domain.tenancy import TenantSettings
-from recsvc.engine.recommender import Recommender
+from recsvc.domain.recommendations import Strategy
 from recsvc.settings import Settings
-from recsvc.training.evaluation import (
-    Judgement,
-    SplitKind,
-    Task,
-    judge,
-    popularity_lists,
-    read_table,
-    split_table,
-    tested_users,
-)
-from recsvc.training.pipeline import TrainingOptions
-
-_CONCURRENCY = 4
+from recsvc.telemetry.logging import configure
+from recsvc.training.baselines import BASELINES
+from recsvc.training.evaluation import DEFAULT_KS
+from recsvc.training.leakage import Leakage
+from recsvc.training.plots import PlottingUnavailable, check_available, plot
+from recsvc.training.protocols import SplitKind
+from recsvc.training.report import Report, as_json, as_markdown, comparison_rows, figure_rows, is_significant, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,128 +47,246 @@ _PRESETS = {
     "deskdrop": _Preset("deskdrop", "deskdrop", SplitKind.TEMPORAL),
     "online-retail": _Preset("online-retail", "online-retail", SplitKind.TEMPORAL),
 }
+_MOST_WITH_INTERVALS = 3
+"""So many models fit beside one another with their intervals."""
+
+_DATA, _JUDGING, _LEARNING, _OUTPUT = "Data and protocol", "What is judged", "Training", "Output"
+_EXAMPLES = """
+Protocols (--split):
+
+  given            the data set's own test part (--test-file, --test-path)
+
+  temporal         the last share of all events; everything in it is to be found at its beginning
+
+  leave-last-out   the last event of each user
+
+  random           a random share of each user's events
+
+  user-held-out    users kept out of training and told of afterwards (strong generalisation)
+
+  next-item        the last share of all events, step by step, each from all that came before it (sessions)
+
+Examples:
+
+  recsvc evaluate gowalla --baseline popularity --baseline item-knn --plots plots/
+
+  recsvc evaluate csv --path my-data/ --split temporal --baseline popularity --json figures.json
+
+  recsvc evaluate movielens --path ml-100k/ --train-file u1.base --test-file u1.test --k 10
+
+  recsvc evaluate online-retail --split next-item --baseline transitions --through-server
+"""
 
 
 def evaluate(
     dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(_PRESETS)}; or a format: {', '.join(FORMATS)}.")],
-    path: Annotated[Path | None, typer.Option(exists=True, help="Where the data set is; needed for a format.")] = None,
-    split: Annotated[SplitKind | None, typer.Option(help="How to split; default: what fits the data set.")] = None,
-    test_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the test part.")] = 0.2,
-    k: Annotated[int, typer.Option(min=1, max=500, help="Length of the lists.")] = 20,
-    users: Annotated[int | None, typer.Option(min=1, help="Judge a sample of so many users; default: all.")] = None,
-    strategy: Annotated[list[Strategy] | None, typer.Option(help="Repeat for several; default AUTO.")] = None,
-    dimension: Annotated[int | None, typer.Option(min=2, max=4000, help="Length of item vectors at most.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split and of the sample.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there, too.")] = None,
-    keep: Annotated[bool, typer.Option(help="Keep the tenant that was made for it.")] = False,
+    path: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Where the data set is; needed for a format.", rich_help_panel=_DATA),
+    ] = None,
+    split: Annotated[
+        SplitKind | None,
+        typer.Option(help="The protocol, as above; default: what fits the data set.", rich_help_panel=_DATA),
+    ] = None,
+    test_share: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=0.9, help="Share of the events, with user-held-out of the users.", rich_help_panel=_DATA
+        ),
+    ] = 0.2,
+    train_file: Annotated[
+        str | None,
+        typer.Option(help="Which of the set's files is the train part (movielens, lightgcn).", rich_help_panel=_DATA),
+    ] = None,
+    test_file: Annotated[
+        str | None, typer.Option(help="Which of them is the test part, for --split given.", rich_help_panel=_DATA)
+    ] = None,
+    test_path: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="A data set in the same format that is the test part, for --split given.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option(min=1, help="Ask for a sample of so many users; default: all.", rich_help_panel=_DATA)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of split, sample, tuning and bootstrap.", rich_help_panel=_DATA)] = 0,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=500,
+            help="Length of the lists; repeat for several. Default: 10 and 20.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    strategy: Annotated[
+        list[Strategy] | None, typer.Option(help="Repeat for several; default AUTO.", rich_help_panel=_JUDGING)
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Compare with it; repeat for several: {', '.join(BASELINES)}, all, none. Default: popularity.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="Recompute AUTO without vector index and half precision: what speed costs. Fits the model again.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="With next-item: record what happens as time goes on, as a live service would, instead of sending it"
+            " along as the session.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = False,
+    through_server: Annotated[
+        bool,
+        typer.Option(
+            "--through-server",
+            help="Ask by BulkRecommend through gRPC; says how far that equals the lists of this process.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port of a running server on the same database; default: one is started.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
+    dimension: Annotated[
+        int | None,
+        typer.Option(min=2, max=4000, help="Length of item vectors at most.", rich_help_panel=_LEARNING),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search hyper-parameters on the train part.", rich_help_panel=_LEARNING)
+    ] = False,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds for the search.", rich_help_panel=_LEARNING)] = 600.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there.", rich_help_panel=_OUTPUT)
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a section for a document there.", rich_help_panel=_OUTPUT)
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Draw plots (PNG, SVG) into this folder; needs the extra `plots`.", rich_help_panel=_OUTPUT),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the tenant that was made for it.", rich_help_panel=_OUTPUT)
+    ] = False,
 ) -> None:
-    """Train on a part of a data set and print how well the served lists find the rest, against popularity."""
+    """Train on a part of a data set and say how well the served lists find the rest, beside baselines."""
+    try:
+        if plots is not None:
+            check_available()
+        data, test_part, kind = _opened(dataset, path, split, train_file, test_file, test_path)
+        if live and kind is not SplitKind.NEXT_ITEM:
+            raise typer.BadParameter("is for --split next-item", param_hint="--live")
+        plan = Plan(
+            name=dataset,
+            data=data,
+            split=kind,
+            test_part=test_part,
+            test_share=test_share,
+            users=users,
+            ks=sorted(set(k or DEFAULT_KS)),
+            strategies=list(dict.fromkeys(strategy or [Strategy.AUTO])),
+            baselines=_baselines(baseline),
+            dimension=dimension,
+            tune_budget_s=budget if tune else None,
+            seed=seed,
+            exact=exact,
+            live=live,
+            through_server=through_server or address is not None,
+            address=address,
+            keep=keep,
+            command=shlex.join(["recsvc", *sys.argv[1:]]),
+        )
+        settings = Settings()
+        # The server's lines about calls would stand between the figures.
+        configure("WARNING", settings.log_format)
+        report = run_async(run(plan, settings, Console(stderr=True)))
+        written = plot(report, plots) if plots is not None else []
+    except (Leakage, NothingToAsk, AnswerFailed, PlottingUnavailable) as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from None
+    _print(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(as_markdown(report), encoding="utf-8")
+    for file in written:
+        typer.echo(f"wrote {file}", err=True)
+
+
+evaluate.__doc__ = f"{evaluate.__doc__}\n{_EXAMPLES}"
+
+
+def _opened(
+    dataset: str,
+    path: Path | None,
+    split: SplitKind | None,
+    train_file: str | None,
+    test_file: str | None,
+    test_path: Path | None,
+) -> tuple[Dataset, Dataset | None, SplitKind]:
+    """The data set, its test part if that is asked for, and the protocol."""
     preset = _PRESETS.get(dataset)
     if preset is None:
         if dataset not in FORMATS or path is None:
             raise typer.BadParameter(f"name one of {', '.join(_PRESETS)}, or a format with --path")
         preset = _Preset(dataset, "", SplitKind.TEMPORAL)
-    place = path or _data_dir() / preset.folder
+    place = path or Path(os.environ.get("RECSVC_DATA_DIR", "../shared/data")) / preset.folder
     if not place.exists():
         raise typer.BadParameter(f"{place} is not there; name its place with --path or RECSVC_DATA_DIR")
-    console = Console(stderr=True)
-    whole = open_dataset(preset.data_format, place, preset.train_file)
-    test_part = open_dataset(preset.data_format, place, preset.test_file) if preset.test_file else None
-    kind = split or preset.split
-    if kind is SplitKind.GIVEN and test_part is None:
-        raise typer.BadParameter("this data set has no given split", param_hint="--split")
-    table = read_table(whole.events(), test_part.events() if test_part and kind is SplitKind.GIVEN else ())
-    task = split_table(table, kind, test_share=test_share, seed=seed)
-    tested = tested_users(task, users, seed)
-
-    async def run() -> list[Judgement]:
-        async with open_storage(Settings()) as storage:
-            tenant_id = TenantId(f"evaluate-{dataset}-{uuid.uuid4().hex[:8]}")
-            tenant_key = (await storage.tenants.create(tenant_id, "", TenantSettings())).tenant_key
-            try:
-                report(await load(storage, tenant_key, _train_part(whole, task), console), console)
-                await train_with_progress(storage, tenant_key, console, TrainingOptions(dimension=dimension))
-                await storage.database.analyze()
-                recommender = build_engine(storage, cached=False).recommender
-                judged = []
-                for name in strategy or [Strategy.AUTO]:
-                    lists = await _served_lists(recommender, tenant_key, task, tested, name, k, console)
-                    judged.append(judge(f"{name} (served)", lists, task, tested))
-                return [*judged, judge("popularity", popularity_lists(task, tested, k), task, tested)]
-            finally:
-                if not keep:
-                    await storage.tenants.delete(tenant_id)
-
-    judgements = run_async(run())
-    title = f"{dataset}, {kind.value} split, {len(tested):,} users"
-    Console().print(_table(title, judgements))
-    if json_file is not None:
-        document = {
-            "dataset": dataset,
-            "split": kind.value,
-            "seed": seed,
-            "users": len(tested),
-            "models": {
-                judged.name: {name: list(value) for name, value in judged.figures.items()} for judged in judgements
-            },
-        }
-        json_file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    has_own_test = test_file is not None or test_path is not None
+    kind = split or (SplitKind.GIVEN if has_own_test else preset.split)
+    chosen_test_file = test_file or (preset.test_file if test_path is None else None)
+    data = open_dataset(preset.data_format, place, train_file or preset.train_file)
+    if kind is not SplitKind.GIVEN:
+        if has_own_test:
+            raise typer.BadParameter("a test part is for --split given", param_hint="--split")
+        return data, None, kind
+    if chosen_test_file is None and test_path is None:
+        raise typer.BadParameter("name the test part with --test-file or --test-path", param_hint="--split")
+    return data, open_dataset(preset.data_format, test_path or place, chosen_test_file), kind
 
 
-def _data_dir() -> Path:
-    return Path(os.environ.get("RECSVC_DATA_DIR", "../shared/data"))
+def _baselines(names: list[str] | None) -> list[str]:
+    chosen = names or ["popularity"]
+    if chosen == ["none"]:
+        return []
+    if "all" in chosen:
+        return list(BASELINES)
+    if unknown := [name for name in chosen if name not in BASELINES]:
+        raise typer.BadParameter(f"{unknown[0]!r} is none of {', '.join(BASELINES)}", param_hint="--baseline")
+    return list(dict.fromkeys(chosen))
 
 
-def _train_part(whole: Dataset, task: Task) -> Dataset:
-    """The data set with the events of the train part only."""
-
-    def events() -> Iterator[Event]:
-        # The table may go on with a test part of its own, which is in no file of the whole.
-        return (event for event, is_train in zip(whole.events(), task.is_train, strict=False) if is_train)
-
-    return Dataset(whole.name, whole.items, whole.users, events, whole.item_count, int(task.is_train.sum()))
-
-
-async def _served_lists(
-    recommender: Recommender,
-    tenant_key: TenantKey,
-    task: Task,
-    tested: NDArray[np.int64],
-    strategy: Strategy,
-    k: int,
-    console: Console,
-) -> Codes:
-    """What the service recommends to each tested user, (users, k) item codes."""
-    codes = {item_id: code for code, item_id in enumerate(task.table.item_ids)}
-    lists = np.full((len(tested), k), EMPTY, dtype=np.int64)
-    waiting = iter(enumerate(tested))
-    with progress_bar(console) as progress:
-        bar = progress.add_task(strategy.value.lower()[:8], total=len(tested))
-
-        async def work() -> None:
-            for row, user in waiting:
-                query = RecommendQuery(user_id=UserId(task.table.user_ids[user]), count=k, strategy=strategy)
-                found = await recommender.recommend(tenant_key, query)
-                # An item that no split knows is a miss like any other.
-                ranked = [codes.get(item.item_id, len(codes)) for item in found.items]
-                lists[row, : len(ranked)] = ranked
-                progress.advance(bar)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENCY):
-                group.create_task(work())
-    return np.where(lists == len(codes), EMPTY, lists)
-
-
-def _table(title: str, judgements: list[Judgement]) -> RichTable:
-    table = RichTable(title=title)
-    table.add_column("")
-    for judged in judgements:
-        table.add_column(judged.name)
-    for name in judgements[0].figures:
-        cells = []
-        for judged in judgements:
-            mean, low, high = judged.figures[name]
-            cells.append(f"{mean:.4f}" if low == high else f"{mean:.4f}  [{low:.4f}, {high:.4f}]")
-        table.add_row(name, *cells)
-    return table
+def _print(report: Report) -> None:
+    console = Console()
+    models = report.judged.judgements
+    is_wide = len(models) > _MOST_WITH_INTERVALS
+    caption = "with intervals: --json, --markdown" if is_wide else ""
+    table = RichTable("", *(model.name for model in models), title=report.title, caption=caption)
+    for row in figure_rows(report.judged, intervals=not is_wide):
+        table.add_row(*row)
+    console.print(table)
+    if report.judged.comparisons:
+        compared = RichTable("model", "against", "metric", "difference", "p", title="paired bootstrap over users")
+        for comparison, row in zip(report.judged.comparisons, comparison_rows(report.judged.comparisons), strict=True):
+            compared.add_row(*row, style="bold" if is_significant(comparison) else "")
+        console.print(compared)
+    for note in notes(report):
+        console.print(note, style="dim", highlight=False)

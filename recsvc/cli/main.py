@@ -14,6 +14,7 @@ import typer
 from recsvc.cli.call import call
 from recsvc.cli.demo import demo
 from recsvc.cli.evaluate import evaluate
+from recsvc.cli.evaluate_related import evaluate_related
 from recsvc.cli.importing import import_data, seed
 from recsvc.cli.maintenance import health, migrate, settings, stop
 from recsvc.cli.serve import serve
@@ -32,6 +33,7 @@ app.command("import")(import_data)
 app.command()(seed)
 app.command()(train)
 app.command()(evaluate)
+app.command()(evaluate_related)
 app.command()(call)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")

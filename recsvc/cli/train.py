@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.models import TrainingState
 from recsvc.settings import Settings
 from recsvc.training.pipeline import STAGES, Outcome, Pipeline, TrainingOptions
+from recsvc.training.validation import ValidationKind
 
 _HEARTBEAT_S = 1.0
 
@@ -28,10 +29,20 @@ def train(
     neighbors: Annotated[int | None, typer.Option(min=1, max=1000, help="Neighbours kept per item.")] = None,
     force: Annotated[bool, typer.Option(help="Activate the model even if it is worse.")] = False,
     evaluate: Annotated[bool, typer.Option(help="Judge on a held-out tenth first; takes as long again.")] = True,
+    validation: Annotated[
+        ValidationKind, typer.Option(help="What is held out to choose and judge by; auto: what the times allow.")
+    ] = ValidationKind.AUTO,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search hyper-parameters first; later runs keep what was found.")
+    ] = False,
+    budget: Annotated[float, typer.Option(min=1, help="Seconds for the search; a trial that began is ended.")] = 600.0,
+    seed: Annotated[int, typer.Option(help="Of what is held out and of the search.")] = 0,
     run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train a model on the tenant's events, publish it, and let it serve unless it is worse than the present one."""
-    options = TrainingOptions(dimension, neighbors, force, evaluate)
+    options = TrainingOptions(
+        dimension, neighbors, force, evaluate, validation, tune_budget_s=budget if tune else None, seed=seed
+    )
     console = Console(stderr=True)
 
     async def run() -> None:
@@ -114,8 +125,19 @@ def _table(outcome: Outcome) -> Table:
     table = Table("model", model.model_id, title="trained")
     table.add_row("items, users, interactions", f"{model.item_count:,}, {model.user_count:,}, {model.event_count:,}")
     table.add_row("dimension", str(model.dimension))
-    table.add_row("blend", ", ".join(f"{name} {weight:g}" for name, weight in model.blend_weights.items()))
+    table.add_row("blend", ", ".join(f"{name} {weight:.3g}" for name, weight in model.blend_weights.items()))
+    recency = ", ".join(f"{name} {value:g}" for name, value in model.recency.items() if name in model.blend_weights)
+    table.add_row("recency", recency)
+    for gain in _dicts(model.hyperparameters.get("tuning")):
+        table.add_row(f"tuned {gain['source']}", f"{gain['before']:.4f} → {gain['after']:.4f}")
+    for compared in _dicts(model.hyperparameters.get("compared")):
+        if str(compared["what"]).endswith(("alone", "blend")):
+            table.add_row(f"chosen by: {compared['what']}", f"{compared['ndcg_at_20']:.4f}")
     for name, value in model.metrics.items():
         table.add_row(name, f"{value:.4f}")
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in outcome.seconds.items()))
     return table
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return value if isinstance(value, list) else []

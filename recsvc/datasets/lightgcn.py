@@ -7,7 +7,7 @@ split is not imported by accident. Events are of type `view`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from recsvc.datasets.files import Folder, TextFile
@@ -18,8 +18,8 @@ from recsvc.domain.events import Event
 from recsvc.domain.ids import ItemId, UserId
 from recsvc.domain.users import User
 
-FIRST_EVENT_TIME = datetime(2020, 1, 1, tzinfo=UTC)
-"""The time of the first item of every line; each further one is a second later, which keeps the order of the line."""
+EVENT_TIME = datetime(2020, 1, 1, tzinfo=UTC)
+"""The time of every event: the files tell none, and the order of a line is that of the ids, which means nothing."""
 
 SPLITS = ("train.txt", "test.txt")
 
@@ -49,12 +49,12 @@ def lightgcn(path: Path, events_file: str | None = None) -> Dataset:
 
     def events() -> Iterator[Event]:
         for user_id, touched in _histories(chosen):
-            for position, item_id in enumerate(touched):
+            for item_id in touched:
                 yield Event(
                     event_id=event_id("lgcn", user_id, item_id),
                     event_type="view",
                     item_id=ItemId(item_id),
-                    event_time=FIRST_EVENT_TIME + timedelta(seconds=position),
+                    event_time=EVENT_TIME,
                     user_id=UserId(user_id),
                 )
 
@@ -62,7 +62,7 @@ def lightgcn(path: Path, events_file: str | None = None) -> Dataset:
 
 
 def _histories(file: TextFile) -> Iterator[tuple[str, list[str]]]:
-    """Each user with their items in order, an item that stands twice only once."""
+    """Each user with their items, an item that stands twice only once."""
     for number, line in enumerate(file.lines(), start=1):
         ids = line.split()
         if not ids:

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     DEADLINE_TOO_SHORT = "DEADLINE_TOO_SHORT"
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     INTERNAL = "INTERNAL"
+    NO_MODEL = "NO_MODEL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +296,15 @@ class NotEnoughData(FailedPrecondition):
     """Occurs when there are too few items, users or events to train on."""
 
     reason = Reason.NOT_ENOUGH_DATA
+
+
+class NoModel(FailedPrecondition):
+    """Occurs when a method that needs a model is called before one is trained."""
+
+    reason = Reason.NO_MODEL
+
+    def __init__(self) -> None:
+        super().__init__("no model is trained yet; StartTraining makes one")
 
 
 class TrainingInProgress(FailedPrecondition):

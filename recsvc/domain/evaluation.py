@@ -19,15 +19,6 @@ EMPTY = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean with the bounds between which it lies with the stated confidence."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class UserMetrics:
     """One value per test user, each array (users,). Users without a held-out item are left out before."""
 
@@ -107,16 +98,15 @@ def mean_novelty(recommended: Codes, item_popularity: Scores, user_count: int) -
     return float(-np.log2(share).mean())
 
 
-def bootstrap_interval(values: Float64, confidence: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:
-    """The mean over users with its percentile bootstrap interval (Efron 1979), resampling users."""
-    n = len(values)
-    if n == 0:
-        return Interval(0.0, 0.0, 0.0)
-    rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(0, n, n)].mean() for _ in range(resamples)])
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, (tail, 1.0 - tail))
-    return Interval(float(values.mean()), float(low), float(high))
+def recall_of(recommended: Codes, held_out: Interactions, item_weights: Float64) -> tuple[Float64, Float64]:
+    """Per user of `held_out` the weight of what was found, and of all that was to be found; both (users,).
+
+    item_weights (items,): 1 and 0 for a part of the catalogue; popularity^−β for the popularity-stratified recall of
+    Steck (2011), whose users count by what they had to find: Σ found / Σ wanted over all of them.
+    """
+    hits = hit_matrix(recommended, held_out)
+    weights = np.append(np.asarray(item_weights, dtype=np.float64), 0.0)
+    return (hits * weights[recommended]).sum(axis=1), np.asarray(held_out @ weights[:-1], dtype=np.float64)
 
 
 def top_k(scores: Scores, k: int, excluded: Interactions | None = None) -> Codes:

@@ -29,7 +29,10 @@ class TrainingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A published model. `blend_weights` says how much each source counts in AUTO."""
+    """A published model. `blend_weights` says how much each source counts in AUTO.
+
+    recency: by source, how much an item of a history counts against the one touched after it; 1 where it is not named.
+    """
 
     model_key: ModelKey
     model_id: str
@@ -45,6 +48,7 @@ class Model:
     event_count: int
     create_time: datetime
     activate_time: datetime | None = None
+    recency: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Source(StrEnum):
 
     COLLABORATIVE = "collaborative"
     NEIGHBORS = "neighbors"
+    SEQUENCE = "sequence"
     CONTENT = "content"
     POPULAR = "popular"
     TRENDING = "trending"
@@ -196,3 +197,20 @@ class RankQuery:
     session_item_ids: tuple[ItemId, ...] = ()
     boosts: tuple[Boost, ...] = ()
     explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarUsersQuery:
+    """A request of SimilarUsers; the filter is over users."""
+
+    user_id: UserId
+    count: int = 10
+    filter: Tree | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarUser:
+    """One similar user; similarity: cosine of the two users' vectors, −1 to 1."""
+
+    user_id: UserId
+    similarity: float

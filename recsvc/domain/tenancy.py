@@ -50,13 +50,14 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class ServingModel:
-    """What serving needs to know of the active model."""
+    """What serving needs to know of the active model. recency: by source, as Model has it."""
 
     model_key: ModelKey
     model_id: str
     dimension: int
     shard: int
     blend_weights: Mapping[str, float]
+    recency: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)

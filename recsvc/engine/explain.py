@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from recsvc.domain.ids import ItemKey
 from recsvc.domain.recommendations import Reason, ReasonKind, Source
 from recsvc.engine.ranking import Ranked
 from recsvc.storage.candidates import Candidates, Evidence
 
 _MOST_REASONS = 3
-_BEHAVIOR = (Source.COLLABORATIVE, Source.NEIGHBORS)
+_MOST_LABELS = 5
+# Sources that speak for an item because of single items of the history.
+_BEHAVIOR = frozenset({Source.COLLABORATIVE, Source.NEIGHBORS, Source.SEQUENCE})
 
 
 def reasons(
@@ -17,13 +20,13 @@ def reasons(
     ranked: Ranked,
     position: int,
     because: Sequence[Evidence],
-    labels: Mapping[str, Sequence[str]],
+    labels: Mapping[ItemKey, Sequence[str]],
 ) -> tuple[Reason, ...]:
     """The reasons for one candidate, largest first.
 
-    because: what the items of the user's history say for this candidate. labels: the candidate's categories and tags
-    by item id, for reasons of content. What a source of behaviour contributed is shared out among the items of
-    `because` in proportion to what they say for it; without any it stands as one reason without an item.
+    because: what the items of the user's history say for this candidate. labels: what candidates share with that
+    history, weightiest first, for reasons of content. What a source of behaviour contributed is shared out among the
+    items of `because` in proportion to what they say for it; without any it stands as one reason without an item.
     """
     boost = float(candidates.boosts[position]) or 1.0
     found: list[Reason] = []
@@ -50,29 +53,29 @@ def reasons(
 def _similar(contributions: Mapping[str, float], because: Sequence[Evidence]) -> list[Reason]:
     shares = dict.fromkeys((evidence.item_id for evidence in because), 0.0)
     for source, contribution in contributions.items():
-        total = sum(max(0.0, evidence.parts[source]) for evidence in because)
+        total = sum(max(0.0, evidence.parts.get(source, 0.0)) for evidence in because)
         for evidence in because:
             if total > 0:
-                shares[evidence.item_id] += contribution * max(0.0, evidence.parts[source]) / total
-    strongest = sorted(shares.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_REASONS]
+                shares[evidence.item_id] += contribution * max(0.0, evidence.parts.get(source, 0.0)) / total
+    speaking = [(item_id, share) for item_id, share in shares.items() if share > 0]
+    strongest = sorted(speaking, key=lambda pair: (-pair[1], pair[0]))[:_MOST_REASONS]
     told = sum(share for _, share in strongest)
     whole = sum(contributions.values())
-    if told <= 0:
+    if not strongest:
         return [Reason(ReasonKind.SIMILAR_TO_INTERACTED, whole)]
     return [
         Reason(
             ReasonKind.SIMILAR_TO_INTERACTED, whole * share / told, item_id=item_id, strength=share / strongest[0][1]
         )
         for item_id, share in strongest
-        if share > 0
     ]
 
 
 def _reason(
-    name: str, contribution: float, candidates: Candidates, position: int, labels: Mapping[str, Sequence[str]]
+    name: str, contribution: float, candidates: Candidates, position: int, labels: Mapping[ItemKey, Sequence[str]]
 ) -> Reason:
     if name == Source.CONTENT:
-        names = tuple(labels.get(candidates.item_ids[position], ()))
+        names = tuple(labels.get(candidates.item_keys[position], ())[:_MOST_LABELS])
         return Reason(ReasonKind.MATCHES_ATTRIBUTES, contribution, names=names)
     component = candidates.components[name]
     known = component[component == component]

@@ -1,18 +1,21 @@
-"""From events to what is known of a user, in closed form: u = Σ s_j v_j over the items j that the user likes.
+"""From events to what is known of a user, in closed form: u = Σ ρ^(a_j − 1) s_j v_j over the items j they like.
 
-v_j is the vector of item j and s_j its fold-in scale (training.algorithms.spectral). Nothing is trained per user, so a
+v_j is the vector of item j, s_j its fold-in scale (training.algorithms.spectral), a_j its age in distinct times and ρ
+the recency that validation chose for the model, 1 where order says nothing. Nothing is trained per user, so a
 state is a pure function of the events and the model, and can be computed again at any time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.arrays import Float32
 from recsvc.domain.ids import ItemKey, TenantKey, UserKey
+from recsvc.domain.recommendations import Source
 from recsvc.domain.tenancy import ServingModel
 from recsvc.storage.user_states import History, UserState, UserStateRepository
 from recsvc.telemetry.metrics import Metrics
@@ -20,17 +23,42 @@ from recsvc.telemetry.metrics import Metrics
 _BATCH = 200
 
 
-def liked_items(history: History, limit: int) -> tuple[tuple[ItemKey, ...], tuple[float, ...]]:
-    """Items with a positive signal, newest first, and their signals."""
-    liked = [(item, signal) for item, signal in zip(history.item_keys, history.signals, strict=True) if signal > 0][
-        :limit
+@dataclass(frozen=True, slots=True)
+class Liked:
+    """Items that a user likes, newest first. ages: 1 + the number of distinct times after each."""
+
+    item_keys: tuple[ItemKey, ...]
+    signals: tuple[float, ...]
+    ages: tuple[int, ...]
+
+
+def liked_items(history: History, limit: int) -> Liked:
+    """The newest items with a positive signal; what was done at one time has one age."""
+    item_keys: list[ItemKey] = []
+    signals: list[float] = []
+    ages: list[int] = []
+    last = None
+    for item, signal, time in zip(history.item_keys, history.signals, history.times, strict=True):
+        if len(item_keys) == limit:
+            break
+        if signal > 0:
+            ages.append((ages[-1] if ages else 0) + (time != last))
+            item_keys.append(item)
+            signals.append(signal)
+            last = time
+    return Liked(tuple(item_keys), tuple(signals), tuple(ages))
+
+
+def fold_in(liked: Liked, vectors: Mapping[ItemKey, Float32], recency: float = 1.0) -> Float32 | None:
+    """The user's vector, (dimension,): the sum of the items' fold-in vectors, each times recency^(age − 1).
+
+    None when no item has a vector.
+    """
+    known = [
+        vectors[item] * np.float32(recency ** (age - 1))
+        for item, age in zip(liked.item_keys, liked.ages, strict=True)
+        if item in vectors
     ]
-    return tuple(item for item, _ in liked), tuple(signal for _, signal in liked)
-
-
-def fold_in(item_keys: Sequence[ItemKey], vectors: Mapping[ItemKey, Float32]) -> Float32 | None:
-    """The user's vector: the sum of the items' fold-in vectors, (dimension,); None when no item has one."""
-    known = [vectors[item] for item in item_keys if item in vectors]
     return np.sum(known, axis=0, dtype=np.float32) if known else None
 
 
@@ -62,18 +90,20 @@ class FoldIn:
         self, tenant_key: TenantKey, model: ServingModel | None, histories: Sequence[History]
     ) -> list[UserState]:
         liked = {history.user_key: liked_items(history, self._history_items) for history in histories}
-        needed = {item for items, _ in liked.values() for item in items}
+        needed = {item for found in liked.values() for item in found.item_keys}
         vectors: Mapping[ItemKey, Float32] = {}
+        recency = model.recency.get(Source.COLLABORATIVE, 1.0) if model else 1.0
         if model is not None and needed:
             vectors = (await self._states.fold_in_vectors(tenant_key, model, sorted(needed))).by_item
         return [
             UserState(
                 user_key=history.user_key,
                 version=history.version,
-                item_keys=liked[history.user_key][0],
-                weights=liked[history.user_key][1],
+                item_keys=liked[history.user_key].item_keys,
+                weights=liked[history.user_key].signals,
+                ages=liked[history.user_key].ages,
                 seen_keys=tuple(item for item, seen in zip(history.item_keys, history.seen, strict=True) if seen),
-                vector=fold_in(liked[history.user_key][0], vectors),
+                vector=fold_in(liked[history.user_key], vectors, recency),
             )
             for history in histories
         ]

@@ -28,6 +28,7 @@ class TenantProfiles:
         self._tenants = tenants
         self._cache = cache
         self._entries: dict[TenantKey, _Entry] = {}
+        self._failures: dict[TenantKey, float] = {}
         self._locks: dict[TenantKey, asyncio.Lock] = {}
 
     async def get(self, tenant_key: TenantKey, at_least: int = 0) -> TenantProfile:
@@ -36,13 +37,19 @@ class TenantProfiles:
         if profile is not None:
             return profile
         async with self._locks.setdefault(tenant_key, asyncio.Lock()):
-            try:
-                return self._recent(tenant_key, at_least) or await self._load(tenant_key)
-            except StorageUnavailable:
-                # An old profile still leads to the cached lists; whatever needs the database fails by itself.
-                if tenant_key in self._entries:
-                    return self._entries[tenant_key].profile
-                raise
+            profile = self._recent(tenant_key, at_least)
+            if profile is not None:
+                return profile
+            # Who waited while another found the database away must not wait for it once more.
+            if time.monotonic() - self._failures.get(tenant_key, -_LIFE_S) >= _LIFE_S:
+                try:
+                    return await self._load(tenant_key)
+                except StorageUnavailable:
+                    self._failures[tenant_key] = time.monotonic()
+            # An old profile still leads to the cached lists; whatever needs the database fails by itself.
+            if tenant_key in self._entries:
+                return self._entries[tenant_key].profile
+            raise StorageUnavailable
 
     async def get_current(self, tenant_key: TenantKey) -> TenantProfile:
         """The profile of the version that caches know of: what was changed before this call is in it."""

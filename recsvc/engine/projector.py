@@ -1,4 +1,4 @@
-"""Folds dirty users in behind the events, and repairs what caches may have missed.
+"""Folds dirty users in behind the events, carries users over to a new model, and repairs what caches may have missed.
 
 Any number of projectors may run: each takes users that no other one holds. A reader that meets a dirty user does not
 wait for a projector, so this is about speed and repair, never about right answers.
@@ -69,10 +69,24 @@ class Projector:
             await self._fold_in.refresh(tenant_key, profile.model, list(users), by="projector")
         return sum(len(users) for users in dirty.values())
 
+    async def renew_once(self) -> int:
+        """Fold one batch of users anew whose state is of another model than the active one; returns how many."""
+        outdated = await self._states.states_of_other_models(_BATCH)
+        for tenant_key, users in outdated.items():
+            try:
+                profile = await self._profiles.get(tenant_key)
+            except TenantNotFound:
+                continue  # deleted meanwhile
+            await self._fold_in.refresh(tenant_key, profile.model, users, by="projector")
+        return sum(len(users) for users in outdated.values())
+
     async def _fold(self) -> None:
         while not self._stopping:
             try:
                 folded = await self.fold_once()
+                if folded < _BATCH:
+                    # What events changed comes first.
+                    folded += await self.renew_once()
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 folded = 0

@@ -52,8 +52,10 @@ def weights_for(strategy: Strategy, blend_weights: Mapping[str, float]) -> Mappi
             return {**fill, **(blend_weights or _DEFAULT_BLEND)}
         case Strategy.COLLABORATIVE:
             return {"collaborative": 1.0}
-        case Strategy.NEIGHBORS | Strategy.SESSION:
+        case Strategy.NEIGHBORS:
             return {"neighbors": 1.0}
+        case Strategy.SESSION:
+            return {"sequence": 2.0, "neighbors": 1.0}
         case Strategy.CONTENT:
             return {"content": 1.0}
         case Strategy.POPULAR:

@@ -13,23 +13,24 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from recsvc.cache.lists import ListCache, Versions
-from recsvc.domain.catalog import Item
-from recsvc.domain.ids import ItemId, TenantKey
+from recsvc.domain.errors import ItemNotFound, UserNotFound
+from recsvc.domain.ids import ItemId, ItemKey, TenantKey
 from recsvc.domain.recommendations import (
     TREND_HALF_LIVES,
     Degradation,
     DegradationLevel,
     RankQuery,
-    Reason,
     Recommendations,
     RecommendedItem,
     RecommendQuery,
+    Source,
     Strategy,
 )
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.domain.users import UserKind
 from recsvc.engine.explain import reasons
 from recsvc.engine.fold_in import FoldIn
+from recsvc.engine.item_details import with_details
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.ranking import Ranked, rank, weights_for
 from recsvc.engine.shown_log import ShownLog
@@ -43,6 +44,7 @@ _PERSONAL = frozenset({Strategy.AUTO, Strategy.COLLABORATIVE, Strategy.NEIGHBORS
 _NEEDS_MODEL = frozenset({Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION})
 _HISTORICAL = frozenset({Strategy.RECENTLY_VIEWED, Strategy.REPEAT})
 _SLACK = 50
+_SESSION_RECENCY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,16 @@ class RankedItems:
     unknown_item_ids: tuple[ItemId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ExplainedItem:
+    """The answer of ExplainRecommendation."""
+
+    item: RecommendedItem
+    model_id: str
+
+
 class Recommender:
-    """Answers Recommend, PopularItems, TrendingItems and RankItems."""
+    """Answers Recommend, PopularItems, TrendingItems, RankItems and ExplainRecommendation."""
 
     def __init__(
         self,
@@ -79,8 +89,13 @@ class Recommender:
         self._settings = settings
         self._cache_settings = cache_settings
 
-    async def recommend(self, tenant_key: TenantKey, query: RecommendQuery) -> Recommendations:
-        """A ranked list for a user, a session, some items, or anybody."""
+    async def recommend(
+        self, tenant_key: TenantKey, query: RecommendQuery, *, patiently: bool = False
+    ) -> Recommendations:
+        """A ranked list for a user, a session, some items, or anybody.
+
+        patiently: wait until the list can be noted as shown, rather than drop that note. Raises StorageUnavailable.
+        """
         who = _who(query)
         fingerprint = query.fingerprint()
         # What is drawn by chance must not be frozen, and an answer for another moment is not the present one.
@@ -98,7 +113,7 @@ class Recommender:
             found = await self._ranked(profile, query, candidates)
             if self._cache is not None and cacheable:
                 await self._keep(profile, who, fingerprint, found, candidates)
-        return self._told(tenant_key, query, found)
+        return await self._told(tenant_key, query, found, patiently=patiently)
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""
@@ -121,7 +136,23 @@ class Recommender:
         found = await self._ranked(profile, as_query, candidates)
         known = set(candidates.item_ids)
         unknown = tuple(item_id for item_id in query.item_ids if item_id not in known)
-        return RankedItems(self._told(tenant_key, as_query, found), unknown)
+        return RankedItems(await self._told(tenant_key, as_query, found), unknown)
+
+    async def explain(self, tenant_key: TenantKey, query: RecommendQuery, item_id: ItemId) -> ExplainedItem:
+        """One item's score and reasons, as if it were let into the list that `recommend` gives for the query now.
+
+        An item that is in that list has the very score that it has there. Raises UserNotFound and ItemNotFound.
+        """
+        profile = await self._profiles.get_current(tenant_key)
+        question = replace(self._question(query, profile), given=(item_id,))
+        candidates, profile = await self._fresh(profile, question, query)
+        if candidates.subject.user_key is None:
+            raise UserNotFound(str(query.user_id))
+        if item_id not in candidates.item_ids:
+            raise ItemNotFound(item_id)
+        strategy, _, ranked = self._scored(profile, query, candidates)
+        (item,) = await self._recommended(profile, query, candidates, ranked, [candidates.item_ids.index(item_id)])
+        return ExplainedItem(item, _model_id(profile, strategy))
 
     async def _fresh_candidates(
         self, profile: TenantProfile, query: RecommendQuery
@@ -154,10 +185,14 @@ class Recommender:
         match strategy:
             case Strategy.AUTO:
                 limits["collaborative"] = limits["neighbors"] = deep
+                if profile.model and profile.model.blend_weights.get(Source.SEQUENCE):
+                    limits["sequence"] = deep
             case Strategy.COLLABORATIVE:
                 limits["collaborative"] = deep
-            case Strategy.NEIGHBORS | Strategy.SESSION:
+            case Strategy.NEIGHBORS:
                 limits["neighbors"] = deep
+            case Strategy.SESSION:
+                limits["neighbors"] = limits["sequence"] = deep
             case Strategy.CONTENT:
                 limits["content"] = deep
             case Strategy.POPULAR:
@@ -173,6 +208,7 @@ class Recommender:
         if profile.model is None:
             limits.pop("collaborative", None)
             limits.pop("neighbors", None)
+            limits.pop("sequence", None)
         by_session = query.user_id is None and query.session_id is not None
         return CandidateQuestion(
             kind=UserKind.SESSION if by_session else UserKind.USER,
@@ -188,38 +224,48 @@ class Recommender:
             boosts=query.boosts,
             category_field=query.diversity.category_field if query.diversity.max_per_category else None,
             want_vectors=query.diversity.trade_off < 1,
+            recency=_recency(strategy, profile),
         )
 
     async def _ranked(self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates) -> Recommendations:
-        strategy, degradation = _effective(query, profile, candidates)
-        weights = weights_for(strategy, profile.model.blend_weights if profile.model else {})
-        ranked = rank(candidates, query, weights, seed=secrets.randbits(32))
+        strategy, degradation, ranked = self._scored(profile, query, candidates)
         positions = [int(position) for position in ranked.positions]
-        items = await self._items_of(profile.tenant_key, query, [candidates.item_ids[at] for at in positions])
-        because = await self._because(profile, query, candidates, positions)
         return Recommendations(
-            items=tuple(
-                RecommendedItem(
-                    item_id=candidates.item_ids[at],
-                    score=float(ranked.scores[at]),
-                    source=ranked.source(at),
-                    reasons=self._reasons(query, candidates, ranked, at, because),
-                    item=items.get(candidates.item_ids[at]),
-                )
-                for at in positions
-            ),
+            items=await self._recommended(profile, query, candidates, ranked, positions),
             strategy=strategy,
-            model_id=profile.model.model_id if profile.model and strategy in _PERSONAL else "",
+            model_id=_model_id(profile, strategy),
             generate_time=datetime.now(UTC),
             degradation=degradation,
         )
 
-    async def _items_of(
-        self, tenant_key: TenantKey, query: RecommendQuery, item_ids: Sequence[ItemId]
-    ) -> Mapping[ItemId, Item]:
-        if not query.item_fields or not item_ids:
-            return {}
-        return await self._items.get_many(tenant_key, item_ids)
+    @staticmethod
+    def _scored(
+        profile: TenantProfile, query: RecommendQuery, candidates: Candidates
+    ) -> tuple[Strategy, Degradation, Ranked]:
+        strategy, degradation = _effective(query, profile, candidates)
+        weights = weights_for(strategy, profile.model.blend_weights if profile.model else {})
+        return strategy, degradation, rank(candidates, query, weights, seed=secrets.randbits(32))
+
+    async def _recommended(
+        self,
+        profile: TenantProfile,
+        query: RecommendQuery,
+        candidates: Candidates,
+        ranked: Ranked,
+        positions: Sequence[int],
+    ) -> tuple[RecommendedItem, ...]:
+        because = await self._because(profile, query, candidates, positions)
+        labels = await self._labels(profile, query, candidates, ranked, positions)
+        found = [
+            RecommendedItem(
+                item_id=candidates.item_ids[at],
+                score=float(ranked.scores[at]),
+                source=ranked.source(at),
+                reasons=reasons(candidates, ranked, at, because.get(at, ()), labels) if query.explain else (),
+            )
+            for at in positions
+        ]
+        return await with_details(self._items, profile.tenant_key, found, query.item_fields)
 
     async def _because(
         self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates, positions: Sequence[int]
@@ -231,21 +277,33 @@ class Recommender:
             profile.tenant_key,
             profile.model,
             candidates.subject.user_key,
+            keys,
+            self._question(query, profile),
+        )
+        return {at: found.get(candidates.item_keys[at], ()) for at in positions}
+
+    async def _labels(
+        self,
+        profile: TenantProfile,
+        query: RecommendQuery,
+        candidates: Candidates,
+        ranked: Ranked,
+        positions: Sequence[int],
+    ) -> Mapping[ItemKey, Sequence[str]]:
+        """Categories and tags that the items share with the history, for those of which content tells."""
+        content = ranked.contributions.get(Source.CONTENT)
+        if not query.explain or content is None:
+            return {}
+        keys = [candidates.item_keys[at] for at in positions if content[at] != 0.0]
+        if not keys:
+            return {}
+        return await self._candidates.matching_labels(
+            profile.tenant_key,
+            candidates.subject.user_key,
             query.session_item_ids,
             keys,
             self._settings.neighbor_history_items,
         )
-        return {at: found.get(candidates.item_keys[at], ()) for at in positions}
-
-    @staticmethod
-    def _reasons(
-        query: RecommendQuery,
-        candidates: Candidates,
-        ranked: Ranked,
-        at: int,
-        because: Mapping[int, Sequence[Evidence]],
-    ) -> tuple[Reason, ...]:
-        return reasons(candidates, ranked, at, because.get(at, ()), {}) if query.explain else ()
 
     async def _keep(
         self,
@@ -268,26 +326,41 @@ class Recommender:
         versions = Versions(profile.version, candidates.subject.user_key, candidates.subject.version)
         await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s)
 
-    def _told(self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations) -> Recommendations:
+    async def _told(
+        self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations, *, patiently: bool = False
+    ) -> Recommendations:
         """The list under a new id, counted and noted as shown."""
         recommendation_id = uuid.uuid4().hex
         self._metrics.recommendations.labels(found.strategy.value, found.degradation.level.name).inc()
         if self._shown is not None:
             by_session = query.user_id is None and query.session_id is not None
-            self._shown.add(
-                tenant_key,
-                ShownList(
-                    recommendation_id=recommendation_id,
-                    kind=UserKind.SESSION if by_session else UserKind.USER,
-                    user_id=query.session_id if by_session else query.user_id,
-                    strategy=found.strategy.value,
-                    placement=query.placement,
-                    model_id=found.model_id,
-                    item_ids=tuple(item.item_id for item in found.items),
-                    create_time=datetime.now(UTC),
-                ),
+            shown = ShownList(
+                recommendation_id=recommendation_id,
+                kind=UserKind.SESSION if by_session else UserKind.USER,
+                user_id=query.session_id if by_session else query.user_id,
+                strategy=found.strategy.value,
+                placement=query.placement,
+                model_id=found.model_id,
+                item_ids=tuple(item.item_id for item in found.items),
+                create_time=datetime.now(UTC),
             )
+            if patiently:
+                await self._shown.add_patiently(tenant_key, shown)
+            else:
+                self._shown.add(tenant_key, shown)
         return replace(found, recommendation_id=recommendation_id)
+
+
+def _model_id(profile: TenantProfile, strategy: Strategy) -> str:
+    return profile.model.model_id if profile.model and strategy in _PERSONAL else ""
+
+
+def _recency(strategy: Strategy, profile: TenantProfile) -> Mapping[str, float]:
+    recency = dict(profile.model.recency) if profile.model else {}
+    if strategy is Strategy.SESSION:
+        # Whatever order says on the whole, of a session the last items tell most.
+        recency[Source.NEIGHBORS] = min(recency.get(Source.NEIGHBORS, 1.0), _SESSION_RECENCY)
+    return recency
 
 
 def _who(query: RecommendQuery) -> str:

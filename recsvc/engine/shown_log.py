@@ -1,4 +1,9 @@
-"""Takes shown lists off the request path: a bounded queue, emptied in batches; what does not fit is counted."""
+"""Takes shown lists off the request path: a bounded queue, emptied in batches.
+
+Two kinds of caller: one that must not wait, whose list is dropped and counted when the queue is full; and one that
+answers in bulk, which waits for room, so that no list is lost however fast it is. What the database cannot take at
+present stays queued.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import Self
 
 import structlog
 
-from recsvc.domain.errors import DomainError
+from recsvc.domain.errors import DomainError, StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.storage.shown import ShownList, ShownRepository
 from recsvc.telemetry.metrics import Metrics
@@ -17,6 +22,8 @@ _log = structlog.get_logger(__name__)
 _BATCH = 500
 _PAUSE_S = 0.2
 _STOP_S = 5.0
+# Longer than a batch takes to write; a database that is away for longer is told to the caller.
+_ROOM_TIMEOUT_S = 5.0
 
 
 class ShownLog:
@@ -26,6 +33,7 @@ class ShownLog:
         self._repository = repository
         self._metrics = metrics
         self._queue: asyncio.Queue[tuple[TenantKey, ShownList]] = asyncio.Queue(capacity)
+        self._unwritten: dict[TenantKey, list[ShownList]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -39,6 +47,7 @@ class ShownLog:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_STOP_S)
         await self._write_queued()
+        self._metrics.shown_dropped.inc(sum(map(len, self._unwritten.values())) + self._queue.qsize())
 
     def add(self, tenant_key: TenantKey, shown: ShownList) -> None:
         """Queue a list; never waits."""
@@ -47,20 +56,34 @@ class ShownLog:
         except asyncio.QueueFull:
             self._metrics.shown_dropped.inc()
 
+    async def add_patiently(self, tenant_key: TenantKey, shown: ShownList) -> None:
+        """Queue a list; waits for room. Raises StorageUnavailable when there is none in time."""
+        try:
+            async with asyncio.timeout(_ROOM_TIMEOUT_S):
+                await self._queue.put((tenant_key, shown))
+        except TimeoutError:
+            raise StorageUnavailable from None
+
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_PAUSE_S)
             await self._write_queued()
 
     async def _write_queued(self) -> None:
-        while not self._queue.empty():
-            by_tenant: dict[TenantKey, list[ShownList]] = defaultdict(list)
-            for _ in range(min(_BATCH, self._queue.qsize())):
-                tenant_key, shown = self._queue.get_nowait()
-                by_tenant[tenant_key].append(shown)
-            for tenant_key, lists in by_tenant.items():
+        while self._unwritten or not self._queue.empty():
+            if not self._unwritten:
+                by_tenant: dict[TenantKey, list[ShownList]] = defaultdict(list)
+                for _ in range(min(_BATCH, self._queue.qsize())):
+                    tenant_key, shown = self._queue.get_nowait()
+                    by_tenant[tenant_key].append(shown)
+                self._unwritten = dict(by_tenant)
+            for tenant_key, lists in list(self._unwritten.items()):
                 try:
                     await self._repository.insert(tenant_key, lists)
+                except StorageUnavailable:
+                    # Writing them twice changes nothing, so they wait for the next round.
+                    return
                 except DomainError as error:
                     self._metrics.shown_dropped.inc(len(lists))
                     _log.warning("shown.dropped", lists=len(lists), error=error.reason)
+                del self._unwritten[tenant_key]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
-from recsvc.domain.catalog import Item
-from recsvc.domain.ids import ItemId, TenantKey
+from recsvc.domain.ids import TenantKey
 from recsvc.domain.ranking.diversity import CategoryCap, mmr
 from recsvc.domain.recommendations import (
     Degradation,
@@ -23,6 +21,7 @@ from recsvc.domain.recommendations import (
     Source,
 )
 from recsvc.domain.tenancy import TenantProfile
+from recsvc.engine.item_details import with_details
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.similar_items import ItemLabels, Similar, SimilarItemRepository, SimilarQuestion
@@ -64,23 +63,20 @@ class SimilarItemFinder:
         )
         basis, found = await self._by_basis(profile, query.by, item, question)
         chosen = _diverse(found, query) if diverse else found[: query.count]
-        details: Mapping[ItemId, Item] = {}
-        if query.item_fields and chosen:
-            details = await self._items.get_many(tenant_key, [similar.item_id for similar in chosen])
+        listed = [
+            RecommendedItem(
+                item_id=similar.item_id,
+                score=similar.score,
+                source=Source.CONTENT if basis is SimilarityBasis.CONTENT else Source.NEIGHBORS,
+                reasons=(_reason(query, basis, similar),) if query.explain else (),
+            )
+            for similar in chosen
+        ]
         degradation = Degradation()
         if basis is SimilarityBasis.BEHAVIOR and profile.model is None:
             degradation = Degradation(DegradationLevel.PARTIAL, "no model is trained yet")
         return SimilarItems(
-            items=tuple(
-                RecommendedItem(
-                    item_id=similar.item_id,
-                    score=similar.score,
-                    source=Source.CONTENT if basis is SimilarityBasis.CONTENT else Source.NEIGHBORS,
-                    reasons=(_reason(query, basis, item, similar),) if query.explain else (),
-                    item=details.get(similar.item_id),
-                )
-                for similar in chosen
-            ),
+            items=await with_details(self._items, tenant_key, listed, query.item_fields),
             by=basis,
             model_id=profile.model.model_id if profile.model and basis is SimilarityBasis.BEHAVIOR else "",
             generate_time=datetime.now(UTC),
@@ -121,10 +117,10 @@ def _diverse(found: list[Similar], query: SimilarItemsQuery) -> list[Similar]:
     return [found[int(position)] for position in order]
 
 
-def _reason(query: SimilarItemsQuery, basis: SimilarityBasis, item: ItemLabels, similar: Similar) -> Reason:
+def _reason(query: SimilarItemsQuery, basis: SimilarityBasis, similar: Similar) -> Reason:
     match basis:
         case SimilarityBasis.CONTENT:
-            return Reason(ReasonKind.MATCHES_ATTRIBUTES, similar.score, names=tuple(item.labels))
+            return Reason(ReasonKind.MATCHES_ATTRIBUTES, similar.score, names=tuple(similar.labels))
         case SimilarityBasis.BOUGHT_TOGETHER:
             return Reason(ReasonKind.FREQUENTLY_BOUGHT_TOGETHER, similar.score, names=(query.item_id,))
     return Reason(

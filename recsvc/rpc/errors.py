@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import structlog
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from recsvc.domain.errors import Code, DomainError, FieldViolation, InvalidFields, Reason
-from recsvc.rpc.calls import Context
+from recsvc.rpc.calls import Call, Context
 
+_log = structlog.get_logger(__name__)
 DOMAIN = "recsvc"
 OK = status_pb2.Status(code=Code.OK)
 
@@ -36,6 +38,12 @@ def status_of(error: DomainError) -> status_pb2.Status:
 def violations_status(violations: list[FieldViolation]) -> status_pb2.Status:
     """The status of a batch's element with wrong fields."""
     return status_of(InvalidFields(violations))
+
+
+def unforeseen(call: Call) -> InternalError:
+    """What to tell of an exception that nobody foresaw; the exception being handled goes into the log."""
+    _log.exception("call.failed", method=call.method, request_id=call.request_id)
+    return InternalError(call.request_id)
 
 
 async def abort(context: Context, error: DomainError) -> None:

@@ -23,13 +23,17 @@ from recsvc.storage.statements import compose, load
 
 _SQL = load("candidates")
 # Without a model no vector is ever compared; the statements still need some length.
-NO_MODEL = ServingModel(ModelKey(0), "", 1, 0, {})
+NO_MODEL = ServingModel(ModelKey(0), "", 1, 0, {}, {})
 _MIN_EF_SEARCH, _MAX_EF_SEARCH = 40, 1000
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateQuestion:
-    """For whom, from which sources how many, and what they must be like. A limit of 0 leaves a source out."""
+    """For whom, from which sources how many, and what they must be like. A limit of 0 leaves a source out.
+
+    recency: by source, how much an item of the history counts against the one touched after it; default 1.
+    sequence_items: so many distinct times back the history speaks for what comes next.
+    """
 
     kind: UserKind = UserKind.USER
     user_id: str | None = None
@@ -46,7 +50,8 @@ class CandidateQuestion:
     boosts: tuple[Boost, ...] = ()
     category_field: str | None = None
     want_vectors: bool = False
-    session_decay: float = 0.8
+    recency: Mapping[str, float] = field(default_factory=dict)
+    sequence_items: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,8 @@ class Subject:
 class Candidates:
     """Candidates by item id, one array entry each; a component that a candidate lacks is NaN.
 
-    components: collaborative (inner product), neighbors (sum of weights), content, popular and trending (log2 of a
-    decayed count), new (seconds), recent (position in the history), repeat (signal).
+    components: collaborative (inner product), neighbors and sequence (sums of weights), content, popular and trending
+    (log2 of a decayed count), new (seconds), recent (position in the history), repeat (signal).
     """
 
     subject: Subject
@@ -94,6 +99,7 @@ class Evidence:
 _COMPONENTS = {
     "collaborative": "collaborative",
     "neighbors": "neighbors",
+    "sequence": "sequence",
     "content": "content",
     "popular": "popular",
     "trending": "trending",
@@ -131,7 +137,8 @@ class CandidateRepository:
             "kind": question.kind.value,
             "user_id": question.user_id,
             "session_items": list(question.session_item_ids),
-            "session_decay": question.session_decay,
+            **_recencies(question.recency),
+            "sequence_items": question.sequence_items,
             "history": question.history_items,
             "neighbors_per_item": question.neighbors_per_item,
             "dimension": serving.dimension,
@@ -145,6 +152,8 @@ class CandidateRepository:
             "neighbors_limit": limits.get("neighbors", 0),
             # Nearly all items may be shown, so twice the limit leaves enough; a filter may leave one in a thousand.
             "neighbors_pool": None if question.filter else 2 * limits.get("neighbors", 0),
+            "sequence_limit": limits.get("sequence", 0),
+            "sequence_pool": None if question.filter else 2 * limits.get("sequence", 0),
             "content_limit": limits.get("content", 0),
             "popular_limit": limits.get("popular", 0),
             "trending_limit": limits.get("trending", 0),
@@ -166,11 +175,10 @@ class CandidateRepository:
         tenant_key: TenantKey,
         model: ServingModel,
         user_key: UserKey | None,
-        session_item_ids: Sequence[ItemId],
         items: Sequence[ItemKey],
-        history_items: int,
+        question: CandidateQuestion,
     ) -> Mapping[ItemKey, Sequence[Evidence]]:
-        """For each of the items: what the items of the history or session say for it."""
+        """For each of the items: what the items of the history or session of a question say for it."""
         rows = await self._database.fetch_all(
             tenant_key,
             _SQL["explanations"],
@@ -179,16 +187,44 @@ class CandidateRepository:
                 "model": model.model_key,
                 "shard": model.shard,
                 "user": user_key,
+                "session_items": list(question.session_item_ids),
+                "items": list(items),
+                "history": question.history_items,
+                **_recencies(question.recency),
+                "sequence_items": question.sequence_items,
+            },
+        )
+        found: dict[ItemKey, list[Evidence]] = {}
+        for row in rows:
+            parts = {name: row[name] for name in ("neighbors", "sequence", "collaborative")}
+            found.setdefault(ItemKey(row["item_key"]), []).append(Evidence(ItemId(row["because"]), parts))
+        return found
+
+    async def matching_labels(
+        self,
+        tenant_key: TenantKey,
+        user_key: UserKey | None,
+        session_item_ids: Sequence[ItemId],
+        items: Sequence[ItemKey],
+        history_items: int,
+    ) -> Mapping[ItemKey, Sequence[str]]:
+        """For each of the items: categories and tags that it shares with the history or session, weightiest first."""
+        rows = await self._database.fetch_all(
+            tenant_key,
+            _SQL["matching_labels"],
+            {
+                "tenant": tenant_key,
+                "user": user_key,
                 "session_items": list(session_item_ids),
                 "items": list(items),
                 "history": history_items,
             },
         )
-        found: dict[ItemKey, list[Evidence]] = {}
-        for row in rows:
-            evidence = Evidence(ItemId(row["because"]), {"neighbors": row["weight"], "collaborative": row["product"]})
-            found.setdefault(ItemKey(row["item_key"]), []).append(evidence)
-        return found
+        return {ItemKey(row["item_key"]): row["labels"] for row in rows}
+
+
+def _recencies(recency: Mapping[str, float]) -> dict[str, object]:
+    return {f"{name}_recency": recency.get(name, 1.0) for name in ("collaborative", "neighbors", "sequence")}
 
 
 def eligible_items(tree: Tree | None, now: datetime) -> CompiledFilter:

@@ -46,20 +46,29 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemWeights:
+    """Sparse item–item weights by position: those of item j are positions[indptr[j]:indptr[j + 1]], best first."""
+
+    indptr: NDArray[np.int64]
+    positions: NDArray[np.integer[Any]]
+    weights: Float32
+
+
+@dataclass(frozen=True, slots=True)
 class TrainedModel:
     """A model as training hands it over; arrays by position in `item_keys`.
 
-    vectors: (n, dimension); fold_in_scales: (n,); neighbours of item j: neighbor_positions[indptr[j]:indptr[j + 1]].
+    vectors: (n, dimension); fold_in_scales: (n,); transitions: what follows what; None where behaviour has no order.
     """
 
     item_keys: Keys
     vectors: Float32
     fold_in_scales: Float32
-    indptr: NDArray[np.int64]
-    neighbor_positions: NDArray[np.integer[Any]]
-    neighbor_weights: Float32
+    neighbors: ItemWeights
+    transitions: ItemWeights | None
     algorithm: str
     blend_weights: Mapping[str, float]
+    recency: Mapping[str, float]
     hyperparameters: Mapping[str, object]
     metrics: Mapping[str, float]
     user_count: int
@@ -103,6 +112,7 @@ class ModelRepository:
                     "algorithm": trained.algorithm,
                     "dimension": dimension,
                     "blend_weights": Jsonb(dict(trained.blend_weights)),
+                    "recency": Jsonb(dict(trained.recency)),
                     "hyperparameters": Jsonb(dict(trained.hyperparameters)),
                     "metrics": Jsonb(dict(trained.metrics)),
                     "item_count": len(trained.item_keys),
@@ -114,7 +124,10 @@ class ModelRepository:
         shard = model_key if len(trained.item_keys) > exact_search_items else 0
         async with self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection:
             await self._write_factors(connection, tenant_key, model_key, shard, trained, progress)
-            await self._write_neighbors(connection, tenant_key, model_key, trained)
+            keys = tenant_key, model_key, trained.item_keys
+            await self._write_weights(connection, "copy_neighbors", *keys, trained.neighbors)
+            if trained.transitions is not None:
+                await self._write_weights(connection, "copy_transitions", *keys, trained.transitions)
             if shard:  # last, since it locks the table of all models
                 await connection.execute(
                     compose(_SQL["attach_partition"], partition=_partition(shard), shard=sql.Literal(shard))
@@ -223,18 +236,18 @@ class ModelRepository:
             )
 
     @staticmethod
-    async def _write_neighbors(
-        connection: Connection, tenant_key: TenantKey, model_key: ModelKey, trained: TrainedModel
+    async def _write_weights(
+        connection: Connection,
+        statement: str,
+        tenant_key: TenantKey,
+        model_key: ModelKey,
+        item_keys: Keys,
+        weights: ItemWeights,
     ) -> None:
         rows = binary_copy.neighbor_rows(
-            tenant_key,
-            model_key,
-            trained.item_keys,
-            trained.indptr,
-            trained.item_keys[trained.neighbor_positions],
-            trained.neighbor_weights,
+            tenant_key, model_key, item_keys, weights.indptr, item_keys[weights.positions], weights.weights
         )
-        async with connection.cursor() as cursor, cursor.copy(_SQL["copy_neighbors"].rstrip(";").encode()) as copy:
+        async with connection.cursor() as cursor, cursor.copy(_SQL[statement].rstrip(";").encode()) as copy:
             await copy.write(binary_copy.HEADER)
             for block in rows:
                 await copy.write(block)
@@ -248,6 +261,7 @@ class ModelRepository:
         else:
             await execute(connection, _SQL["delete_shared_factors"], keys)
         await execute(connection, _SQL["delete_neighbors"], keys)
+        await execute(connection, _SQL["delete_transitions"], keys)
         await execute(connection, _SQL["delete_model"], keys)
 
 
@@ -264,6 +278,7 @@ def _model(row: Any) -> Model:
         dimension=row["dimension"],
         shard=row["shard"],
         blend_weights=row["blend_weights"],
+        recency=row["recency"],
         hyperparameters=row["hyperparameters"],
         metrics=row["metrics"],
         item_count=row["item_count"],

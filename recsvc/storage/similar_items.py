@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -20,6 +20,8 @@ from recsvc.storage.statements import compose, load
 
 _SQL = load("similar")
 _BUYERS = 2000
+# The latest say as much as all of them, and more of what is bought now.
+_BASKETS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,12 @@ class ItemLabels:
 
 @dataclass(frozen=True, slots=True)
 class Similar:
-    """One similar item; a vector only if it was asked for and there is one."""
+    """One similar item; labels: what it shares, by content; a vector only if it was asked for and there is one."""
 
     item_key: ItemKey
     item_id: ItemId
     score: float
+    labels: Sequence[str]
     categories: Sequence[str]
     vector: Float32 | None
 
@@ -95,8 +98,15 @@ class SimilarItemRepository:
         question: SimilarQuestion,
         now: datetime,
     ) -> list[Similar]:
-        """What the item's buyers bought besides it."""
-        return await self._ask("bought_together", tenant_key, model, item, question, now)
+        """What is bought in the same baskets, and behind it what the same users buy at other times."""
+        found = await self._ask("bought_together", tenant_key, model, item, question, now)
+        if len(found) == question.limit:
+            return found
+        known = {similar.item_key for similar in found}
+        lowest = min((similar.score for similar in found), default=1.0)
+        others = await self._ask("bought_by_the_same", tenant_key, model, item, question, now)
+        fill = [replace(other, score=lowest * min(1.0, other.score)) for other in others if other.item_key not in known]
+        return [*found, *fill][: question.limit]
 
     async def _ask(
         self,
@@ -118,6 +128,7 @@ class SimilarItemRepository:
             "item": item.item_key,
             "labels": list(item.labels),
             "buyers": _BUYERS,
+            "baskets": _BASKETS,
             "limit": question.limit,
             "excluded": list(question.excluded),
             "want_vectors": question.want_vectors,
@@ -132,6 +143,7 @@ def _similar(row: DictRow) -> Similar:
         item_key=ItemKey(row["item_key"]),
         item_id=ItemId(row["item_id"]),
         score=float(row["score"]),
+        labels=row.get("labels") or (),
         categories=row["category"] or (),
         vector=row["vector"].to_numpy().astype(np.float32) if row["vector"] is not None else None,
     )

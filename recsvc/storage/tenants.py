@@ -110,7 +110,14 @@ class TenantRepository:
             if row is None:
                 raise TenantNotFound(tenant_id)
             tenant_key = TenantKey(row["tenant_key"])
-            for name in ("delete_events", "delete_event_ids", "delete_factors", "delete_neighbors", "delete_shown"):
+            for name in (
+                "delete_events",
+                "delete_event_ids",
+                "delete_factors",
+                "delete_neighbors",
+                "delete_transitions",
+                "delete_shown",
+            ):
                 await execute(connection, _SQL[name], {"tenant": tenant_key})
             # Last, since it shuts all readers of vectors out until the commit.
             for partition in row["partitions"] or ():
@@ -130,6 +137,7 @@ class TenantRepository:
                 dimension=row["dimension"],
                 shard=row["shard"],
                 blend_weights=row["blend_weights"],
+                recency=row["recency"],
             )
         schema = tuple(
             AttributeRule(key, AttributeType(kind), required, filterable)

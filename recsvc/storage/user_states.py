@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import groupby
 
 import numpy as np
@@ -21,23 +22,31 @@ _SQL = load("user_states")
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a user's events say at a version: items newest first, with their signals and whether they count as seen."""
+    """What a user's events say at a version: items newest first, with their signals and whether they count as seen.
+
+    times: when each was last touched.
+    """
 
     user_key: UserKey
     version: int
     item_keys: tuple[ItemKey, ...]
     signals: tuple[float, ...]
     seen: tuple[bool, ...]
+    times: tuple[datetime, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """A history folded in; `vector` is None without a model or without a known item."""
+    """A history folded in; `vector` is None without a model or without a known item.
+
+    ages: for each item 1 + the number of distinct times after it.
+    """
 
     user_key: UserKey
     version: int
     item_keys: tuple[ItemKey, ...]
     weights: tuple[float, ...]
+    ages: tuple[int, ...]
     seen_keys: tuple[ItemKey, ...]
     vector: Float32 | None
 
@@ -70,6 +79,7 @@ class UserStateRepository:
                     item_keys=tuple(ItemKey(row["item_key"]) for row in items),
                     signals=tuple(row["signal"] for row in items),
                     seen=tuple(row["seen"] for row in items),
+                    times=tuple(row["last_time"] for row in items),
                 )
             )
         return histories
@@ -100,6 +110,7 @@ class UserStateRepository:
                 "version": state.version,
                 "item_keys": state.item_keys,
                 "weights": state.weights,
+                "ages": state.ages,
                 "seen_keys": state.seen_keys,
             }
             for state in states
@@ -123,4 +134,13 @@ class UserStateRepository:
             cursor = await execute(connection, _SQL["dirty_users"], {"limit": limit})
             for row in await cursor.fetchall():
                 found.setdefault(TenantKey(row["tenant_key"]), {})[UserKey(row["user_key"])] = row["version"]
+        return found
+
+    async def states_of_other_models(self, limit: int) -> Mapping[TenantKey, Sequence[UserKey]]:
+        """Some users of all tenants whose state was folded in with another model than the one that serves."""
+        found: dict[TenantKey, list[UserKey]] = {}
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["states_of_other_models"], {"limit": limit})
+            for row in await cursor.fetchall():
+                found.setdefault(TenantKey(row["tenant_key"]), []).append(UserKey(row["user_key"]))
         return found

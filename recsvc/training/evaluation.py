@@ -1,162 +1,207 @@
-"""Evaluation by the protocols of the field: a data set is split, and lists are judged against its test part.
+"""Judging lists: every figure of every model on the same questions, with intervals and paired comparisons.
 
-What counts as relevant is what counts as liked in training: an event with a positive signal (a rating above the middle,
-any other event of a type with a positive weight).
+Lists are arrays (questions, k) of item codes, whoever made them: the service, a baseline, or an exact recomputation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
 
 from recsvc.domain.arrays import Codes, Float64, Interactions
-from recsvc.domain.evaluation import EMPTY, bootstrap_interval, catalogue_coverage, mean_novelty, rank_metrics, top_k
-from recsvc.domain.events import DEFAULT_EVENT_TYPES, Event
+from recsvc.domain.evaluation import EMPTY, UserMetrics, catalogue_coverage, rank_metrics, recall_of
+from recsvc.domain.exposure import (
+    Stratum,
+    exposure,
+    gini,
+    list_diversity,
+    list_novelty,
+    lorenz_curve,
+    popularity_strata,
+)
+from recsvc.domain.significance import Bootstrap, Difference, Interval
 from recsvc.training.algorithms.popularity import item_popularity
-from recsvc.training.splits import given_split, leave_last_out, random_split, temporal_split
+from recsvc.training.protocols import Task
 
-_WEIGHTS = {kind.event_type: kind.weight for kind in DEFAULT_EVENT_TYPES}
-_MIDDLE_RATING = 2.5
+DEFAULT_KS = (10, 20)
+STECK_BETA = 0.5
+"""β of the popularity-stratified recall: how much less a popular item counts (Steck 2011; 0 is recall itself)."""
 
+_DIVERSITY_LISTS = 2000
+"""Lists whose diversity is measured, evenly spread: enough for three digits."""
 
-class SplitKind(StrEnum):
-    """How a data set is split."""
-
-    GIVEN = "given"
-    TEMPORAL = "temporal"
-    LEAVE_LAST_OUT = "leave-last-out"
-    RANDOM = "random"
+_CURVE = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500)
+_LORENZ_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A data set's events as arrays, one entry per event in the order of the files."""
+class Lists:
+    """One model's answers: (questions, k) item codes, best first, `EMPTY` at the end; k is the largest judged."""
 
-    user_ids: Sequence[str]
-    item_ids: Sequence[str]
-    users: Codes
+    name: str
     items: Codes
-    times: Float64
-    liked: NDArray[np.bool_]
-    is_given_test: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A split: which events are loaded, what users like in it, and what must be found again.
-
-    train, test: (users, items) with 1 where a user likes an item. seen: the same for every item of the train part.
-    """
-
-    table: Table
-    is_train: NDArray[np.bool_]
-    train: Interactions
-    seen: Interactions
-    test: Interactions
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Figures of one set of lists: mean, and the ends of its 95 % confidence interval where there is one."""
+    """Figures of one model: those of users with an interval, those of all lists together without.
+
+    by_k: per metric its mean at every length of `lengths`. lorenz: the share of exposure at evenly spaced shares of the
+    catalogue, least shown first.
+    """
 
     name: str
-    users: int
-    figures: Mapping[str, tuple[float, float, float]]
+    figures: Mapping[str, Interval]
+    totals: Mapping[str, float]
+    lengths: Sequence[int] = ()
+    by_k: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    lorenz: Sequence[float] = ()
 
 
-def read_table(train: Iterable[Event], test: Iterable[Event] = ()) -> Table:
-    """The events of a data set; test: those of its own test part, if it has one."""
-    users: dict[str, int] = {}
-    items: dict[str, int] = {}
-    rows: list[tuple[int, int, float, bool, bool]] = []
-    for part, events in enumerate((train, test)):
-        for event in events:
-            user = users.setdefault(str(event.user_id or event.session_id), len(users))
-            item = items.setdefault(event.item_id, len(items))
-            rows.append((user, item, event.event_time.timestamp(), _is_liked(event), part == 1))
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    return Table(
-        list(users), list(items), columns[0], columns[1], columns[2].astype(np.float64), columns[3], columns[4]
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much better one model is than another in one metric, paired over users."""
+
+    model: str
+    against: str
+    metric: str
+    difference: Difference
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """All models on one task."""
+
+    judgements: Sequence[Judgement]
+    comparisons: Sequence[Comparison]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemVectors:
+    """What the diversity of a list is measured by: who touched an item, and its categories where there are any."""
+
+    by_users: Interactions
+    by_categories: Interactions | None = None
+
+
+def judge(
+    task: Task,
+    models: Sequence[Lists],
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    pairs: Sequence[tuple[str, str]] = (),
+    vectors: ItemVectors | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Judged:
+    """Judge all models on the task's questions; pairs: whose names to compare, the first against the second.
+
+    Intervals and comparisons resample users; every model sees the same resamples.
+    """
+    bootstrap = Bootstrap(task.questions.subjects, resamples, seed=seed)
+    vectors = vectors or ItemVectors(task.train.T.tocsr())
+    columns: dict[tuple[str, str], tuple[Float64, Float64]] = {}
+    for model in models:
+        for label, values in _per_question(task, model.items, sorted(set(ks)), vectors).items():
+            columns[model.name, label] = values
+    observed, resampled = bootstrap.estimates(
+        np.column_stack([numerators for numerators, _ in columns.values()]),
+        np.column_stack([denominators for _, denominators in columns.values()]),
     )
+    place = {key: position for position, key in enumerate(columns)}
+    judgements = []
+    for model in models:
+        figures = {
+            label: bootstrap.interval(observed[at], resampled[:, at])
+            for (name, label), at in place.items()
+            if name == model.name
+        }
+        judgements.append(_with_totals(task, model, figures))
+    comparisons = [
+        Comparison(
+            one,
+            other,
+            metric,
+            bootstrap.difference(
+                (float(observed[place[one, metric]]), resampled[:, place[one, metric]]),
+                (float(observed[place[other, metric]]), resampled[:, place[other, metric]]),
+            ),
+        )
+        for one, other in pairs
+        for k in sorted(set(ks))
+        for metric in (f"ndcg@{k}", f"recall@{k}", f"mrr@{k}")
+    ]
+    return Judged(judgements, comparisons)
 
 
-def split_table(table: Table, kind: SplitKind, *, test_share: float, seed: int) -> Task:
-    """Split a data set. The train part is what the split calls so; nothing of the test part is in it."""
-    match kind:
-        case SplitKind.GIVEN:
-            split = given_split(table.users, table.items, table.is_given_test)
-        case SplitKind.TEMPORAL:
-            split = temporal_split(table.users, table.items, table.times, test_share)
-        case SplitKind.LEAVE_LAST_OUT:
-            split = leave_last_out(table.users, table.items, table.times)
-        case SplitKind.RANDOM:
-            split = random_split(table.users, table.items, test_share, seed)
-    return Task(
-        table=table,
-        is_train=split.train,
-        train=_matrix(table, split.train & table.liked),
-        seen=_matrix(table, split.train),
-        test=_matrix(table, split.test & table.liked),
-    )
-
-
-def judge(name: str, lists: Codes, task: Task, tested: NDArray[np.int64]) -> Judgement:
-    """Figures of lists (tested users, k) of item codes; the interval is a bootstrap over users."""
-    metrics = rank_metrics(lists, task.test[tested])
+def _per_question(
+    task: Task, lists: Codes, ks: Sequence[int], vectors: ItemVectors
+) -> Mapping[str, tuple[Float64, Float64]]:
+    """Each figure as (numerators, denominators) over the questions: Σ / Σ is its value."""
+    wanted = task.questions.wanted
     popularity = item_popularity(task.train)
-    figures: dict[str, tuple[float, float, float]] = {}
+    found: dict[str, tuple[Float64, Float64]] = {}
+    for k in ks:
+        metrics = rank_metrics(lists[:, :k], wanted)
+        for label, values in _named(metrics).items():
+            found[f"{label}@{k}"] = (values, np.ones(len(values)))
     k = lists.shape[1]
-    for label, values in (
-        (f"recall@{k}", metrics.recall),
-        (f"ndcg@{k}", metrics.ndcg),
-        (f"hit rate@{k}", metrics.hit_rate),
-        ("mrr", metrics.reciprocal_rank),
-    ):
-        interval = bootstrap_interval(values)
-        figures[label] = (interval.mean, interval.low, interval.high)
-    coverage = catalogue_coverage(lists, len(popularity))
-    novelty = mean_novelty(lists, popularity, task.train.shape[0])
-    figures["coverage"] = (coverage, coverage, coverage)
-    figures["novelty"] = (novelty, novelty, novelty)
-    return Judgement(name, len(tested), figures)
+    strata = popularity_strata(popularity)
+    for stratum in Stratum:
+        hit, total = recall_of(lists, wanted, (strata == stratum).astype(np.float64))
+        found[f"recall@{k} {stratum.name.lower()}"] = _mean_of(
+            np.divide(hit, total, out=np.full(len(hit), np.nan), where=total > 0)
+        )
+    found[f"stratified recall@{k}"] = recall_of(lists, wanted, np.maximum(popularity, 1.0) ** -STECK_BETA)
+    found[f"novelty@{k}"] = _mean_of(list_novelty(lists, popularity, task.train.shape[0]))
+    sample = np.unique(np.linspace(0, max(len(lists) - 1, 0), _DIVERSITY_LISTS).astype(np.int64))[: len(lists)]
+    found[f"diversity@{k}"] = _mean_of(_of_sample(list_diversity(lists[sample], vectors.by_users), sample, len(lists)))
+    if vectors.by_categories is not None:
+        values = list_diversity(lists[sample], vectors.by_categories)
+        found[f"category diversity@{k}"] = _mean_of(_of_sample(values, sample, len(lists)))
+    return found
 
 
-def popularity_lists(task: Task, tested: NDArray[np.int64], k: int) -> Codes:
-    """The most popular items of the train part that each user has not seen: the baseline that a model must beat."""
-    popularity = item_popularity(task.train)
-    lists = np.full((len(tested), k), EMPTY, dtype=np.int64)
-    block = 512
-    for start in range(0, len(tested), block):
-        users = tested[start : start + block]
-        scores = np.broadcast_to(popularity, (len(users), len(popularity))).copy()
-        lists[start : start + block] = top_k(scores, k, task.seen[users])
-    return lists
+def _named(metrics: UserMetrics) -> Mapping[str, Float64]:
+    return {
+        "recall": metrics.recall,
+        "precision": metrics.precision,
+        "ndcg": metrics.ndcg,
+        "map": metrics.average_precision,
+        "mrr": metrics.reciprocal_rank,
+        "hit rate": metrics.hit_rate,
+    }
 
 
-def tested_users(task: Task, at_most: int | None, seed: int) -> NDArray[np.int64]:
-    """Users with something to find; a sample of them when there are more than `at_most`."""
-    users = np.flatnonzero(np.diff(task.test.indptr) > 0)
-    if at_most is not None and len(users) > at_most:
-        users = np.sort(np.random.default_rng(seed).choice(users, at_most, replace=False))
-    return users
-
-
-def _is_liked(event: Event) -> bool:
-    if event.event_type == "rate" and event.value is not None:
-        return event.value > _MIDDLE_RATING
-    return _WEIGHTS.get(event.event_type, 0.0) > 0
-
-
-def _matrix(table: Table, mask: NDArray[np.bool_]) -> Interactions:
-    shape = (len(table.user_ids), len(table.item_ids))
-    matrix = sparse.csr_matrix(
-        (np.ones(int(mask.sum()), dtype=np.float32), (table.users[mask], table.items[mask])), shape=shape
+def _with_totals(task: Task, model: Lists, figures: Mapping[str, Interval]) -> Judgement:
+    lists, k, item_count = model.items, model.items.shape[1], len(task.table.item_ids)
+    exposures = exposure(lists, item_count)
+    lengths = [length for length in _CURVE if length < k] + [k]
+    means = [rank_metrics(lists[:, :length], task.questions.wanted).means() for length in lengths]
+    curve = lorenz_curve(exposures)
+    shares = np.linspace(0.0, item_count, _LORENZ_POINTS + 1)
+    return Judgement(
+        model.name,
+        figures,
+        {
+            f"coverage@{k}": catalogue_coverage(lists, item_count),
+            f"gini@{k}": gini(exposures),
+            f"list length@{k}": float((lists != EMPTY).sum(axis=1).mean()) if len(lists) else 0.0,
+        },
+        lengths,
+        {metric: [mean[metric] for mean in means] for metric in ("ndcg", "recall")},
+        np.interp(shares, np.arange(item_count + 1), curve).tolist(),
     )
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    return matrix
+
+
+def _mean_of(values: Float64) -> tuple[Float64, Float64]:
+    """The mean over the questions for which there is a value."""
+    return np.nan_to_num(values, nan=0.0), (~np.isnan(values)).astype(np.float64)
+
+
+def _of_sample(values: Float64, sample: Codes, count: int) -> Float64:
+    spread = np.full(count, np.nan)
+    spread[sample] = values
+    return spread

@@ -1,4 +1,4 @@
-"""One training run: read → evaluate on a held-out split → train on everything → publish → activate unless worse.
+"""One training run: read → tune → evaluate → train on everything → publish → activate unless worse.
 
 The arithmetic runs in a thread; the caller's event loop stays free for progress and cancellation.
 """
@@ -8,43 +8,50 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from math import hypot
+from typing import Any
 
 import numpy as np
 
-from recsvc.domain.arrays import Interactions
 from recsvc.domain.evaluation import catalogue_coverage, mean_novelty, rank_metrics, top_k
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.models import Model
-from recsvc.domain.ranking.blend import blend
 from recsvc.settings import TrainingSettings
-from recsvc.storage.models import ModelRepository, TrainedModel
-from recsvc.training.algorithms.interface import ItemFactors, ItemNeighbors
-from recsvc.training.algorithms.neighbors import Neighbors, NeighborsConfig
-from recsvc.training.algorithms.popularity import item_popularity
-from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
+from recsvc.storage.models import ItemWeights, ModelRepository, TrainedModel
 from recsvc.training.dataset import Dataset, from_signals
-from recsvc.training.selection import DEFAULT_WEIGHTS, select
-from recsvc.training.splits import random_split
+from recsvc.training.selection import Choice, blended_lists, choose
+from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
+from recsvc.training.tuning import Tuned, tune
+from recsvc.training.validation import Cases, ValidationKind, has_informative_times, hold_out
 
-STAGES = ("read", "evaluate", "train", "publish", "index", "activate")
+STAGES = ("read", "tune", "evaluate", "train", "publish", "index", "activate")
 
 Progress = Callable[[str, float], None]
 _K = 20
 _HELD_OUT = 0.1
-_JUDGED_USERS = 2_000
-_WORSE_BY = 0.02
-"""A new model may lose this much of NDCG@20 to chance; beyond that it counts as worse."""
+_CASES = 4000
+"""At most so many held-out cases are asked; half of them to choose by, half to judge by."""
+
+_WORSE_ERRORS = 2.0
+"""A new model may lose so many standard errors of NDCG@20 to chance; beyond that it counts as worse."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """What a run may change against the settings."""
+    """What a run may change against the settings.
+
+    validation: what is held out to choose and judge by. tune_budget_s: search hyper-parameters for so long; None for
+    those of the settings.
+    """
 
     dimension: int | None = None
     neighbors: int | None = None
     force_activation: bool = False
     evaluate: bool = True
+    validation: ValidationKind = ValidationKind.AUTO
+    tune_budget_s: float | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +82,14 @@ class Pipeline:
         dataset = from_signals(await self._models.signals(tenant_key))
         progress("read", 1.0)
         watch.lap("read")
-        trained = await asyncio.to_thread(self._train, dataset, options, progress, watch)
+        active = await self._models.active(tenant_key)
+        recipe = self._recipe(dataset, options, active)
+        trained = await asyncio.to_thread(self._train, dataset, recipe, options, progress, watch)
         model = await self._models.publish(
             tenant_key, trained, exact_search_items=self._settings.exact_search_items, progress=progress
         )
         watch.lap("publish+index")
+        # Another run may have activated its model meanwhile.
         active = await self._models.active(tenant_key)
         reason = "" if options.force_activation else _why_worse(model, active)
         if not reason:
@@ -88,93 +98,146 @@ class Pipeline:
         watch.lap("activate")
         return Outcome(model, not reason, reason, watch.seconds)
 
-    def _train(self, dataset: Dataset, options: TrainingOptions, progress: Progress, watch: _Stopwatch) -> TrainedModel:
-        spectral = SpectralConfig(dimension=options.dimension or self._settings.dimension)
-        neighbors = NeighborsConfig(k=options.neighbors or self._settings.neighbors)
-        weights: Mapping[str, float] = DEFAULT_WEIGHTS
+    @staticmethod
+    def _train(
+        dataset: Dataset, recipe: Recipe, options: TrainingOptions, progress: Progress, watch: _Stopwatch
+    ) -> TrainedModel:
+        tuned = Tuned(recipe)
+        choice: Choice | None = None
         metrics: Mapping[str, float] = {}
-        if options.evaluate:
-            spectral, weights, metrics = _evaluated(dataset, spectral, neighbors, progress)
+        if options.evaluate or options.tune_budget_s is not None:
+            held_out = hold_out(dataset, options.validation, share=_HELD_OUT, max_cases=_CASES, seed=options.seed + 1)
+            choosing, judging = _halves(held_out.cases)
+            if options.tune_budget_s is not None:
+                tuned = tune(
+                    dataset,
+                    replace(held_out, cases=choosing),
+                    recipe,
+                    budget_s=options.tune_budget_s,
+                    seed=options.seed,
+                    progress=lambda share: progress("tune", share),
+                )
+                watch.lap("tune")
+            sources = fit_sources(dataset, tuned.recipe, held_out, lambda share: progress("evaluate", 0.5 * share))
+            choice = choose(sources, choosing, k=_K, progress=lambda share: progress("evaluate", 0.5 + 0.4 * share))
+            metrics = _metrics(sources, judging, choice, len(dataset.user_keys))
+            progress("evaluate", 1.0)
             watch.lap("evaluate")
-        everything = dataset.interactions()
-        factors = Spectral(spectral).fit(everything, lambda share: progress("train", 0.8 * share))
-        near = Neighbors(neighbors).fit(everything, lambda share: progress("train", 0.8 + 0.2 * share))
+        sources = fit_sources(dataset, _final(tuned.recipe, choice), progress=lambda share: progress("train", share))
         watch.lap("train")
+        choice = choice or Choice(sources.factors.dimension, next(iter(sources.neighbors)))
+        (neighbors,) = sources.neighbors.values()
         return TrainedModel(
             item_keys=dataset.item_keys,
-            vectors=factors.vectors,
-            fold_in_scales=factors.fold_in_scales,
-            indptr=near.indptr,
-            neighbor_positions=near.indices,
-            neighbor_weights=near.weights,
-            algorithm="spectral+neighbors",
-            blend_weights=dict(weights),
-            hyperparameters={"spectral": asdict(spectral), "neighbors": asdict(neighbors)},
+            vectors=sources.factors.vectors,
+            fold_in_scales=sources.factors.fold_in_scales,
+            neighbors=ItemWeights(neighbors.indptr, neighbors.indices, neighbors.weights),
+            transitions=ItemWeights(
+                sources.transitions.indptr, sources.transitions.indices, sources.transitions.weights
+            )
+            if sources.transitions is not None
+            else None,
+            algorithm=f"spectral+{choice.neighbor_algorithm}" + ("+sequential-rules" if sources.transitions else ""),
+            blend_weights=dict(choice.weights),
+            recency=dict(choice.recency),
+            hyperparameters=_hyperparameters(tuned, choice, options),
             metrics=metrics,
             user_count=len(dataset.user_keys),
             event_count=len(dataset.users),
         )
 
+    def _recipe(self, dataset: Dataset, options: TrainingOptions, active: Model | None) -> Recipe:
+        """What is fitted: as the tenant's last tuning has it, within what the options and settings say."""
+        recipe = Recipe()
+        dimension, neighbors = self._settings.dimension, self._settings.neighbors
+        if active is not None and active.hyperparameters.get("tuned"):
+            recipe = _saved(recipe, active.hyperparameters)
+            dimension, neighbors = recipe.spectral.dimension, recipe.neighbors.k
+        small = (
+            len(dataset.item_keys) <= self._settings.ease_items
+            and len(dataset.users) <= self._settings.ease_interactions
+        )
+        return replace(
+            recipe,
+            spectral=replace(recipe.spectral, dimension=options.dimension or dimension),
+            neighbors=replace(recipe.neighbors, k=options.neighbors or neighbors),
+            neighbor_algorithms=(RP3BETA, EASE) if small and options.evaluate else (RP3BETA,),
+            with_sequence=has_informative_times(dataset),
+        )
 
-def _evaluated(
-    dataset: Dataset, spectral: SpectralConfig, neighbors: NeighborsConfig, progress: Progress
-) -> tuple[SpectralConfig, Mapping[str, float], Mapping[str, float]]:
-    """Choose dimension and blend weights on a tenth of the interactions, and judge the choice on another tenth."""
-    test = random_split(dataset.users, dataset.items, _HELD_OUT, seed=1)
-    rest = np.flatnonzero(test.train)
-    validation = random_split(dataset.users[rest], dataset.items[rest], _HELD_OUT, seed=2)
-    fitting = np.zeros(len(dataset.users), dtype=np.bool_)
-    fitting[rest[validation.train]] = True
-    choosing = np.zeros(len(dataset.users), dtype=np.bool_)
-    choosing[rest[validation.test]] = True
-    train = dataset.interactions(fitting)
-    factors = Spectral(spectral).fit(train, lambda share: progress("evaluate", 0.6 * share))
-    near = Neighbors(neighbors).fit(train, lambda share: progress("evaluate", 0.6 + 0.1 * share))
-    chosen = select(
-        factors,
-        near,
-        train,
-        dataset.interactions(choosing),
-        k=_K,
-        progress=lambda share: progress("evaluate", 0.7 + 0.2 * share),
+
+def _saved(recipe: Recipe, hyperparameters: Mapping[str, Any]) -> Recipe:
+    """The recipe that a model was trained by. What this version does not know of, or it did not, stays as it is."""
+    parts = {}
+    for name in ("spectral", "neighbors", "ease", "sequence"):
+        present = getattr(recipe, name)
+        known = {field.name for field in fields(present)}
+        parts[name] = replace(
+            present, **{key: value for key, value in hyperparameters.get(name, {}).items() if key in known}
+        )
+    return replace(recipe, tuned=True, **parts)
+
+
+def recipe_of(model: Model) -> Recipe:
+    """What a model was trained by on everything."""
+    saved = _saved(Recipe(), model.hyperparameters)
+    return replace(
+        saved,
+        spectral=replace(saved.spectral, dimension=model.dimension),
+        neighbor_algorithms=(str(model.hyperparameters["neighbor_algorithm"]),),
+        with_sequence=bool(model.hyperparameters["with_sequence"]),
     )
-    if chosen.dimension < factors.dimension:
-        factors = factors.truncated(chosen.dimension)
-        spectral = SpectralConfig(**{**asdict(spectral), "dimension": chosen.dimension})
-    known = dataset.interactions(fitting | choosing)
-    metrics = _metrics(factors, near, chosen.weights, known, dataset.interactions(test.test))
-    progress("evaluate", 1.0)
-    return spectral, chosen.weights, metrics
 
 
-def _metrics(
-    factors: ItemFactors,
-    neighbors: ItemNeighbors,
-    weights: Mapping[str, float],
-    known: Interactions,
-    held_out: Interactions,
-) -> Mapping[str, float]:
-    """Figures on the held-out tenth for at most some thousand users, beside those of popularity."""
-    users = np.flatnonzero(np.diff(held_out.indptr) > 0)
-    if not len(users):
+def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
+    """What is trained on everything: only what was chosen."""
+    if choice is None:
+        return replace(recipe, neighbor_algorithms=recipe.neighbor_algorithms[:1])
+    return replace(
+        recipe,
+        spectral=replace(recipe.spectral, dimension=choice.dimension),
+        neighbor_algorithms=(choice.neighbor_algorithm,),
+    )
+
+
+def _halves(cases: Cases) -> tuple[Cases, Cases]:
+    """Every other case to choose by, the rest to judge by; both span the whole time."""
+    return cases.take(slice(0, None, 2)), cases.take(slice(1, None, 2))
+
+
+def _hyperparameters(tuned: Tuned, choice: Choice, options: TrainingOptions) -> Mapping[str, object]:
+    """What the model was made of and why, for people and for the next run."""
+    return {
+        **asdict(tuned.recipe),
+        "dimension": choice.dimension,
+        "neighbor_algorithm": choice.neighbor_algorithm,
+        "validation": options.validation.value,
+        "compared": [{"what": what, f"ndcg_at_{_K}": ndcg} for what, ndcg in choice.tried],
+        "tuning": [
+            {"source": source, "before": before, "after": after} for source, (before, after) in tuned.gains.items()
+        ],
+        "trials": len(tuned.trials),
+    }
+
+
+def _metrics(sources: Sources, cases: Cases, choice: Choice, user_count: int) -> Mapping[str, float]:
+    """How the lists of the choice, and those of popularity, do on cases that nothing was chosen by."""
+    if len(cases) == 0:
         # Too few interactions to hold any out: the model goes unjudged, which is not the same as bad.
         return {"users": 0.0}
-    if len(users) > _JUDGED_USERS:
-        users = np.sort(np.random.default_rng(3).choice(users, _JUDGED_USERS, replace=False))
-    history, wanted = known[users], held_out[users]
-    popularity = item_popularity(known)
-    blended = blend(
-        {"collaborative": factors.scores(history), "neighbors": neighbors.scores(history).toarray()}, weights
-    ).scores
-    found: dict[str, float] = {"users": float(len(users))}
-    by_popularity = np.broadcast_to(popularity, blended.shape).copy()
-    for prefix, scores in (("", blended), ("popularity_", by_popularity)):
-        lists = top_k(scores, _K, history)
-        means = rank_metrics(lists, wanted).means()
+    found: dict[str, float] = {"users": float(len(cases))}
+    by_popularity = np.broadcast_to(sources.popularity, cases.wanted.shape)
+    for prefix, lists in (
+        ("", blended_lists(sources, cases, choice, _K)),
+        ("popularity_", top_k(by_popularity, _K, cases.ages)),
+    ):
+        values = rank_metrics(lists, cases.wanted)
+        means = values.means()
         found[f"{prefix}recall_at_{_K}"] = means["recall"]
         found[f"{prefix}ndcg_at_{_K}"] = means["ndcg"]
-        found[f"{prefix}coverage"] = catalogue_coverage(lists, len(popularity))
-        found[f"{prefix}novelty"] = mean_novelty(lists, popularity, known.shape[0])
+        found[f"{prefix}ndcg_at_{_K}_error"] = float(values.ndcg.std() / np.sqrt(len(cases)))
+        found[f"{prefix}coverage"] = catalogue_coverage(lists, len(sources.popularity))
+        found[f"{prefix}novelty"] = mean_novelty(lists, sources.popularity, user_count)
     return found
 
 
@@ -183,8 +246,11 @@ def _why_worse(model: Model, active: Model | None) -> str:
     name = f"ndcg_at_{_K}"
     if active is None or name not in active.metrics or name not in model.metrics:
         return ""
+    if active.hyperparameters.get("validation") != model.hyperparameters.get("validation"):
+        return ""  # other questions, so the figures say nothing about each other
     new, old = model.metrics[name], active.metrics[name]
-    if new >= old * (1 - _WORSE_BY):
+    error = hypot(model.metrics.get(f"{name}_error", 0.0), active.metrics.get(f"{name}_error", 0.0))
+    if new >= old - _WORSE_ERRORS * error:
         return ""
     return f"MODEL_WORSE: NDCG@{_K} {new:.4f} against {old:.4f} of the model that serves"
 

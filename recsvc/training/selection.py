@@ -1,121 +1,296 @@
-"""Chooses, on held-out interactions, how much each source counts and how many dimensions are worth storing.
+"""Chooses, on held-out cases, what each source is and how much it counts.
 
-Data sets differ more in this than in anything else: dense small ones want few dimensions and little of the neighbours,
-sparse large ones the opposite. Item factors are ordered by singular value, so one fit serves every dimension tried. The
-scores are blended by the function that serves; the held-out part must not be the one that the model is judged by.
+Data sets differ more in this than in anything else: dense small ones want few dimensions, sparse large ones many; where
+behaviour has an order the last items say most, elsewhere they say no more than the first. Item factors are ordered by
+singular value, so one fit serves every dimension tried. Scores are blended by the function that serves. Whatever is not
+clearly better than the default leaves the default in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from recsvc.domain.arrays import Float32, Float64, Interactions, Positions, Scores
-from recsvc.domain.evaluation import EMPTY, rank_metrics
-from recsvc.domain.ranking.blend import best_first, blend
-from recsvc.training.algorithms.interface import ItemFactors, ItemNeighbors, Progress, no_progress
-
-COLLABORATIVE = "collaborative"
-NEIGHBORS = "neighbors"
-
-Weights = Mapping[str, float]
-
-DEFAULT_WEIGHTS: Weights = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0}
-"""Without held-out data. On Gowalla one third to two thirds differ by less than .001 in NDCG@20."""
-
-WEIGHTS_TRIED: Sequence[Weights] = (
-    DEFAULT_WEIGHTS,
-    {COLLABORATIVE: 2.0, NEIGHBORS: 1.0},
-    {COLLABORATIVE: 1.0, NEIGHBORS: 2.0},
-    {COLLABORATIVE: 4.0, NEIGHBORS: 1.0},
-    {COLLABORATIVE: 1.0, NEIGHBORS: 4.0},
+from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
+from recsvc.domain.evaluation import rank_metrics, top_k
+from recsvc.domain.ranking.blend import best_first, scaled_by_maximum
+from recsvc.training.algorithms.interface import Progress, no_progress
+from recsvc.training.sources import (
+    COLLABORATIVE,
+    NEIGHBORS,
+    POPULAR,
+    RP3BETA,
+    SEQUENCE,
+    TRENDING,
+    Sources,
 )
+from recsvc.training.validation import Cases
 
-_BLOCK_USERS = 256
+T = TypeVar("T")
 
+RECENCIES = (1.0, 0.97, 0.9, 0.8, 0.65, 0.5)
+"""How much an item counts against the one touched after it."""
+
+DEFAULT_WEIGHTS: Mapping[str, float] = {COLLABORATIVE: 2 / 3, NEIGHBORS: 1 / 3}
+"""Without held-out data."""
+
+DEFAULT_RECENCY: Mapping[str, float] = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0, SEQUENCE: 0.8}
+
+_WEIGHT_STEPS = (0.0, 0.03, 0.07, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
+_SWEEPS = 4
+_BLOCK_CASES = 256
 _CANDIDATES = 200
-"""Per source. On Gowalla the lists are the same as from a ranking of all items."""
+"""Per source, as serving has it."""
+
+_ENTRY_ERRORS, _MOVE_ERRORS = 1.0, 0.3
+"""Standard errors of the paired difference by which a source must help to enter the blend, and a weight to move."""
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The choice, and the NDCG of all that was tried by (dimension, weights in the order of `WEIGHTS_TRIED`)."""
+class Choice:
+    """What serves. recency: by source; weights: by source, adding up to one; tried: what was compared, with NDCG@k."""
 
     dimension: int
-    weights: Weights
-    ndcg: float
-    tried: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    neighbor_algorithm: str = RP3BETA
+    recency: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_RECENCY))
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
+    ndcg: float = 0.0
+    standard_error: float = 0.0
+    tried: Sequence[tuple[str, float]] = ()
 
 
-def select(
-    factors: ItemFactors,
-    neighbors: ItemNeighbors,
-    train: Interactions,
-    held_out: Interactions,
-    *,
-    k: int = 20,
-    max_users: int = 2000,
-    seed: int = 0,
-    progress: Progress = no_progress,
-) -> Selection:
-    """The dimension (that of `factors`, or half or a quarter of it) and weights with the best mean NDCG@k.
+def choose(sources: Sources, cases: Cases, *, k: int = 20, progress: Progress = no_progress) -> Choice:
+    """The dimension, neighbours, recencies and weights with the best mean NDCG@k over the cases.
 
-    factors, neighbors: fitted on `train`; held_out: (users, items), same rows as `train`. At most `max_users` users,
-    drawn by `seed`, are scored. The default, all dimensions and `DEFAULT_WEIGHTS`, stays unless the best is better by
-    more than one standard error.
+    sources: fitted on what came before, or without, what the cases ask for. Without cases the defaults.
     """
-    users = np.flatnonzero(np.diff(held_out.indptr) > 0)
-    if len(users) > max_users:
-        users = np.sort(np.random.default_rng(seed).choice(users, max_users, replace=False))
-    dimensions = sorted({max(1, factors.dimension // divisor) for divisor in (1, 2, 4)}, reverse=True)
-    models = {dimension: factors.truncated(dimension) for dimension in dimensions}
-    recommended = {
-        (dimension, which): np.full((len(users), k), EMPTY, dtype=np.int64)
-        for dimension in dimensions
-        for which in range(len(WEIGHTS_TRIED))
-    }
-    for start in range(0, len(users), _BLOCK_USERS):
-        known = train[users[start : start + _BLOCK_USERS]]
-        from_neighbors = _unseen(neighbors.scores(known).toarray(), known)
-        for dimension in dimensions:
-            from_factors = _unseen(models[dimension].scores(known), known)
-            for row in range(known.shape[0]):
-                for which, items in enumerate(_lists(from_factors[row], from_neighbors[row], k)):
-                    recommended[dimension, which][start + row, : len(items)] = items
-        progress(min(1.0, (start + _BLOCK_USERS) / len(users)))
-    wanted = held_out[users]
-    ndcgs = {key: rank_metrics(lists, wanted).ndcg for key, lists in recommended.items()}
-    tried = {key: float(values.mean()) if len(values) else 0.0 for key, values in ndcgs.items()}
-    default, best = (dimensions[0], 0), max(tried, key=lambda key: tried[key])
-    dimension, which = best if _clearly_better(ndcgs[best], ndcgs[default]) else default
+    default = Choice(dimension=sources.factors.dimension, neighbor_algorithm=next(iter(sources.neighbors), RP3BETA))
+    if len(cases) == 0:
+        return default
+    tried: list[tuple[str, float]] = []
+    chosen = _parts(sources, cases, default, k, tried, lambda share: progress(0.6 * share))
+    sources = replace(sources, factors=sources.factors.truncated(chosen.dimension))
+    table = BlendTable.of(sources, cases, chosen, k, lambda share: progress(0.6 + 0.3 * share))
+    weights, ndcgs = table.climb()
+    tried.extend((f"{name} alone", float(table.ndcg({name: 1.0}).mean())) for name in table.sources)
+    tried.append(("blend", float(ndcgs.mean())))
     progress(1.0)
-    return Selection(dimension, WEIGHTS_TRIED[which], tried[dimension, which], tried)
+    return replace(
+        chosen,
+        weights=weights,
+        ndcg=float(ndcgs.mean()),
+        standard_error=_standard_error(ndcgs),
+        tried=tuple(tried),
+    )
 
 
-def _clearly_better(one: Float64, other: Float64) -> bool:
-    """Whether the mean over the same users is higher by more than one standard error of the difference.
+def blended_lists(
+    sources: Sources, cases: Cases, choice: Choice, k: int, excluded: Interactions | None = None
+) -> Codes:
+    """(cases, k): the lists that the choice would serve, exactly: every item is a candidate.
 
-    The rule of one standard error (Breiman et al. 1984): the best of fifteen is best by luck more often than not.
+    excluded: (cases, items), what must not come; default: the history.
+    """
+    known = cases.ages if excluded is None else excluded
+    lists = np.empty((len(cases), k), dtype=np.int64)
+    for start, block in _blocks(cases):
+        components = _components(sources, block, choice, choice.weights)
+        scores = sum(
+            choice.weights[name] * scaled_by_maximum(unseen(component, known[start : start + len(block)]))
+            for name, component in components.items()
+        )
+        lists[start : start + len(block)] = top_k(np.asarray(scores), k, known[start : start + len(block)])
+    return lists
+
+
+@dataclass(frozen=True, slots=True)
+class BlendTable:
+    """Candidates of every case with their scaled components: what weights are tried on.
+
+    components: (sources, cases, candidates); hits: (cases, candidates); ideal: (cases,), the best attainable DCG.
+    """
+
+    sources: Sequence[str]
+    components: Float32
+    hits: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
+    ideal: Float64
+    k: int
+
+    @classmethod
+    def of(cls, sources: Sources, cases: Cases, choice: Choice, k: int, progress: Progress = no_progress) -> BlendTable:
+        """The best candidates of each source, each with what all sources say of it."""
+        names = [COLLABORATIVE, NEIGHBORS, POPULAR]
+        if sources.transitions is not None:
+            names.append(SEQUENCE)
+        if sources.trend is not None:
+            names.append(TRENDING)
+        width = _CANDIDATES * len(names)
+        components = np.zeros((len(names), len(cases), width), dtype=np.float32)
+        hits = np.zeros((len(cases), width), dtype=np.bool_)
+        for start, block in _blocks(cases):
+            scaled = [
+                scaled_by_maximum(unseen(component, block.ages)).astype(np.float32)
+                for component in _components(sources, block, choice, names).values()
+            ]
+            for row in range(len(block)):
+                best = [best_first(component[row], _CANDIDATES) for component in scaled]
+                candidates = np.unique(np.concatenate(best))
+                for position, component in enumerate(scaled):
+                    components[position, start + row, : len(candidates)] = component[row, candidates]
+                wanted = block.wanted.indices[block.wanted.indptr[row] : block.wanted.indptr[row + 1]]
+                hits[start + row, : len(candidates)] = np.isin(candidates, wanted)
+            progress((start + len(block)) / len(cases))
+        attainable = np.minimum(np.diff(cases.wanted.indptr), k)
+        return cls(names, components, hits, np.concatenate(([0.0], np.cumsum(_discounts(k))))[attainable], k)
+
+    def ndcg(self, weights: Mapping[str, float]) -> Float64:
+        """NDCG@k of each case under these weights."""
+        factors = np.array([weights.get(name, 0.0) for name in self.sources], dtype=np.float32)
+        scores = np.tensordot(factors, self.components, axes=1)
+        k = min(self.k, scores.shape[1])
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        best = np.take_along_axis(best, order, axis=1)
+        # A candidate without a score is in no list.
+        hits = np.take_along_axis(self.hits, best, axis=1) & (np.take_along_axis(values, order, axis=1) > 0)
+        return np.asarray(hits @ _discounts(k) / self.ideal)
+
+    def climb(self) -> tuple[Mapping[str, float], Float64]:
+        """Weights by coordinate ascent from the default, one source at a time, and their NDCG of each case."""
+        weights = {name: DEFAULT_WEIGHTS.get(name, 0.0) for name in self.sources}
+        best = self.ndcg(weights)
+        for _ in range(_SWEEPS):
+            moved = False
+            for name in self.sources:
+                options = []
+                for step in _WEIGHT_STEPS:
+                    trial = {**weights, name: step}
+                    if sum(trial.values()) > 0 and step != weights[name]:
+                        options.append((trial, self.ndcg(trial)))
+                trial, ndcgs = max(options, key=lambda option: float(option[1].mean()))
+                errors = _ENTRY_ERRORS if weights[name] == 0.0 else _MOVE_ERRORS
+                if better(ndcgs, best, errors):
+                    weights, best, moved = trial, ndcgs, True
+            if not moved:
+                break
+        whole = sum(weights.values())
+        return {name: weight / whole for name, weight in weights.items() if weight > 0}, best
+
+
+def better(one: Float64, other: Float64, errors: float) -> bool:
+    """Whether the mean over the same cases is higher by more than so many standard errors of the difference.
+
+    The rule of one standard error (Breiman et al. 1984): the best of many is best by luck more often than not.
     """
     if len(one) < 2:
         return False
     difference = one - other
-    return bool(difference.mean() > difference.std(ddof=1) / np.sqrt(len(difference)))
+    return bool(difference.mean() > errors * _standard_error(difference))
 
 
-def _lists(from_factors: Scores, from_neighbors: Scores, k: int) -> Iterator[Positions]:
-    """One user's list for each of WEIGHTS_TRIED, from what either source would retrieve."""
-    candidates = np.union1d(best_first(from_factors, _CANDIDATES), best_first(from_neighbors, _CANDIDATES))
-    components = {COLLABORATIVE: from_factors[candidates], NEIGHBORS: from_neighbors[candidates]}
-    for weights in WEIGHTS_TRIED:
-        scores = blend(components, weights).scores
-        best = best_first(scores, k)
-        yield candidates[best[scores[best] > 0]]
+def _parts(
+    sources: Sources, cases: Cases, default: Choice, k: int, tried: list[tuple[str, float]], progress: Progress
+) -> Choice:
+    """Each source by itself: dimension, algorithm, recency."""
+    recencies = RECENCIES if cases.ages.data.max(initial=1.0) > 1 else RECENCIES[:1]
+    dimensions = sorted({max(1, sources.factors.dimension // divisor) for divisor in (1, 2, 4)}, reverse=True)
+    smaller = {dimension: replace(sources, factors=sources.factors.truncated(dimension)) for dimension in dimensions}
+    dimension = _best(
+        {
+            f"{COLLABORATIVE}, {dimension} dimensions": (
+                dimension,
+                partial(smaller[dimension].collaborative, recency=1.0),
+            )
+            for dimension in dimensions
+        },
+        cases, k, tried,
+    )  # fmt: skip
+    progress(0.2)
+    fitted = smaller[dimension]
+    recency = dict(default.recency)
+    recency[COLLABORATIVE] = _best(
+        {
+            f"{COLLABORATIVE}, recency {value}": (value, partial(fitted.collaborative, recency=value))
+            for value in recencies
+        },
+        cases, k, tried,
+    )  # fmt: skip
+    progress(0.5)
+    algorithm, recency[NEIGHBORS] = _best(
+        {
+            f"{NEIGHBORS} by {name}, recency {value}": (
+                (name, value),
+                partial(fitted.by_neighbors, algorithm=name, recency=value),
+            )
+            for name in sources.neighbors
+            for value in recencies
+        },
+        cases, k, tried,
+    )  # fmt: skip
+    progress(0.8)
+    if sources.transitions is not None:
+        recency[SEQUENCE] = _best(
+            {
+                f"{SEQUENCE}, recency {value}": (value, partial(fitted.by_sequence, recency=value))
+                for value in (DEFAULT_RECENCY[SEQUENCE], *(value for value in recencies if value < 1.0))
+            },
+            cases, k, tried,
+        )  # fmt: skip
+    progress(1.0)
+    return replace(default, dimension=dimension, neighbor_algorithm=algorithm, recency=recency)
 
 
-def _unseen(scores: Float32, known: Interactions) -> Float32:
+def _best(
+    options: Mapping[str, tuple[T, Callable[[Cases], Float32]]],
+    cases: Cases,
+    k: int,
+    tried: list[tuple[str, float]],
+) -> T:
+    """The option with the best mean NDCG@k; the first one unless another is clearly better."""
+    ndcgs = {label: np.empty(len(cases)) for label in options}
+    if len(options) > 1:
+        for start, block in _blocks(cases):
+            for label, (_, scores) in options.items():
+                lists = top_k(unseen(scores(block), block.ages), k, block.ages)
+                ndcgs[label][start : start + len(block)] = rank_metrics(lists, block.wanted).ndcg
+        tried.extend((label, float(values.mean())) for label, values in ndcgs.items())
+    first = next(iter(options))
+    best = max(options, key=lambda label: float(ndcgs[label].mean()))
+    return options[best if better(ndcgs[best], ndcgs[first], 1.0) else first][0]
+
+
+def _components(
+    sources: Sources, block: Cases, choice: Choice, names: Sequence[str] | Mapping[str, float]
+) -> dict[str, Float32]:
+    scorers: dict[str, Callable[[], Float32]] = {
+        COLLABORATIVE: lambda: sources.collaborative(block, choice.recency[COLLABORATIVE]),
+        NEIGHBORS: lambda: sources.by_neighbors(block, choice.neighbor_algorithm, choice.recency[NEIGHBORS]),
+        SEQUENCE: lambda: sources.by_sequence(block, choice.recency[SEQUENCE]),
+        TRENDING: lambda: sources.trending(block),
+        POPULAR: lambda: sources.popular(block),
+    }
+    return {name: scorers[name]() for name in names}
+
+
+def unseen(scores: Float32, known: Interactions) -> Float32:
     """The scores with 0 for what the user has: it is not recommended, so it must not set the maximum."""
     scores[np.repeat(np.arange(known.shape[0]), np.diff(known.indptr)), known.indices] = 0.0
     return scores
+
+
+def _blocks(cases: Cases) -> Iterator[tuple[int, Cases]]:
+    for start in range(0, len(cases), _BLOCK_CASES):
+        yield start, cases.take(slice(start, start + _BLOCK_CASES))
+
+
+def _discounts(k: int) -> Float64:
+    return np.asarray(1.0 / np.log2(np.arange(2, k + 2)))
+
+
+def _standard_error(values: Float64) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0

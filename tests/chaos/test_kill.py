@@ -85,6 +85,43 @@ async def test_a_cached_list_is_answered_while_postgresql_is_down(home: Path) ->
         server.wait()
 
 
+async def test_a_bulk_stream_outlives_postgresql(home: Path) -> None:
+    port = free_port()
+    _run(home, "tenants", "create", "shop")
+    key = _run(home, "keys", "create", "--tenant", "shop")
+    server = _serve(home, port)
+    try:
+        await _wait_until_serving(port)
+        async with Api.connected(port, key) as api:
+            items = [catalog_pb.Item(item_id=str(number)) for number in range(5)]
+            await api.catalog.BatchUpsertItems(catalog_pb.BatchUpsertItemsRequest(items=items))
+            call = api.recommendations.BulkRecommend(timeout=120)
+
+            async def answers(count: int) -> list[tuple[int, int]]:
+                for number in range(count):
+                    # A list of its own each, which no cache has.
+                    request = recommend_pb.RecommendRequest(user_id=f"u{number}", strategy=recommend_pb.STRATEGY_NEW)
+                    request.max_staleness.seconds = 0
+                    await call.write(recommend_pb.BulkRecommendRequest(key=str(number), request=request))
+                found = [await call.read() for _ in range(count)]
+                assert sorted(int(answer.key) for answer in found) == list(range(count))
+                return [(answer.status.code, len(answer.response.items)) for answer in found]
+
+            assert set(await answers(20)) == {(0, 5)}
+            EmbeddedPostgres(home).stop()
+            assert set(await answers(20)) == {(14, 0)}
+            EmbeddedPostgres(home).start()
+            async with asyncio.timeout(60):
+                while set(await answers(1)) != {(0, 5)}:  # noqa: ASYNC110  (the pool connects anew behind)
+                    await asyncio.sleep(0.2)
+            assert set(await answers(20)) == {(0, 5)}
+            await call.done_writing()
+            assert [answer async for answer in call] == []
+    finally:
+        server.kill()
+        server.wait()
+
+
 async def test_acknowledged_events_survive_the_death_of_everything(home: Path) -> None:
     port = free_port()
     _run(home, "tenants", "create", "shop")

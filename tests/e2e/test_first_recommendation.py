@@ -13,52 +13,20 @@ from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from tests.api import Api, failure
-
-_GENRES = ("Drama", "Comedy", "Horror", "Western")
-_PER_GENRE = 16
-
-
-def _item(genre: str, number: int, **fields: object) -> catalog_pb.Item:
-    return catalog_pb.Item(
-        item_id=f"{genre}-{number}", item_type="film", title=f"{genre} No. {number}", categories=[genre], **fields
-    )
-
-
-def _event(user_id: str, item_id: str, event_type: str = "view", **fields: object) -> ingestion_pb.Event:
-    return ingestion_pb.Event(
-        event_id=f"{user_id}/{item_id}/{event_type}", event_type=event_type, user_id=user_id, item_id=item_id, **fields
-    )
+from tests.cinema import PER_GENRE, an_event, an_item, open_cinema, train
 
 
 @pytest.fixture
 async def cinema(api: Api) -> Api:
     """A catalogue of four genres and forty users, each with a taste for one of them; no model yet."""
-    items = [_item(genre, number) for genre in _GENRES for number in range(_PER_GENRE)]
-    await api.catalog.BatchUpsertItems(catalog_pb.BatchUpsertItemsRequest(items=items))
-    now = datetime.now(UTC)
-    events = []
-    for user in range(40):
-        genre = _GENRES[user % 4]
-        for step in range(8):
-            event = _event(f"u{user}", f"{genre}-{(user + step * 3) % _PER_GENRE}")
-            event.event_time.FromDatetime(now - timedelta(hours=step + user))
-            events.append(event)
-    response = await api.ingestion.BatchRecordEvents(ingestion_pb.BatchRecordEventsRequest(events=events))
-    assert all(result.status.code == 0 for result in response.results)
+    await open_cinema(api)
     return api
 
 
 @pytest.fixture
 async def trained(cinema: Api) -> Api:
     """The same with a trained model."""
-    started = await cinema.admin.StartTraining(admin_pb.StartTrainingRequest())
-    run_id = started.training_run.training_run_id
-    last = None
-    async for update in cinema.admin.WatchTrainingRun(admin_pb.WatchTrainingRunRequest(training_run_id=run_id)):
-        last = update.training_run
-    assert last is not None
-    assert last.state == admin_pb.TRAINING_STATE_SUCCEEDED, last.error
-    assert last.activated
+    await train(cinema)
     return cinema
 
 
@@ -72,7 +40,7 @@ def _genres(response: pb.RecommendResponse) -> list[str]:
 
 async def test_a_user_gets_unseen_items_of_their_taste(trained: Api) -> None:
     response = await _recommend(trained, user_id="u2", count=5)
-    seen = {f"Horror-{(2 + step * 3) % _PER_GENRE}" for step in range(8)}
+    seen = {f"Horror-{(2 + step * 3) % PER_GENRE}" for step in range(8)}
     assert response.strategy == pb.STRATEGY_AUTO
     assert response.model_id
     assert response.degradation.level == pb.Degradation.LEVEL_NONE
@@ -85,7 +53,7 @@ async def test_a_user_gets_unseen_items_of_their_taste(trained: Api) -> None:
 async def test_an_acknowledged_event_changes_the_very_next_list(trained: Api) -> None:
     before = await _recommend(trained, user_id="u1", count=5)
     first = before.items[0].item_id
-    await trained.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=_event("u1", first)))
+    await trained.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=an_event("u1", first)))
     after = await _recommend(trained, user_id="u1", count=5)
     assert first not in {item.item_id for item in after.items}
 
@@ -189,7 +157,7 @@ async def test_a_boost_raises_what_it_matches(trained: Api) -> None:
 
 
 async def test_reasons_add_up_to_the_score(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u2", count=10, explain=True)
+    response = await _recommend(trained, user_id="u2", count=PER_GENRE - 8, explain=True)
     for item in response.items:
         parts = [getattr(reason, reason.WhichOneof("kind")).contribution for reason in item.reasons]
         assert sum(parts) == pytest.approx(item.score, abs=1e-6)
@@ -212,7 +180,7 @@ async def test_excluded_items_stay_out(trained: Api) -> None:
 
 async def test_recently_viewed_is_newest_first(trained: Api) -> None:
     response = await _recommend(trained, user_id="u2", strategy=pb.STRATEGY_RECENTLY_VIEWED, count=3)
-    assert [item.item_id for item in response.items] == [f"Horror-{(2 + step * 3) % _PER_GENRE}" for step in range(3)]
+    assert [item.item_id for item in response.items] == [f"Horror-{(2 + step * 3) % PER_GENRE}" for step in range(3)]
 
 
 async def test_similar_items_share_users(trained: Api) -> None:
@@ -229,7 +197,7 @@ async def test_similar_items_by_content_share_categories(trained: Api) -> None:
 
 
 async def test_items_of_the_same_baskets_are_bought_together(trained: Api) -> None:
-    events = [_event(f"buyer{buyer}", item, "purchase") for buyer in range(4) for item in ("Drama-1", "Comedy-1")]
+    events = [an_event(f"buyer{buyer}", item, "purchase") for buyer in range(4) for item in ("Drama-1", "Comedy-1")]
     await trained.ingestion.BatchRecordEvents(ingestion_pb.BatchRecordEventsRequest(events=events))
     request = pb.SimilarItemsRequest(item_id="Drama-1", by=pb.SIMILARITY_BASIS_BOUGHT_TOGETHER)
     response = await trained.recommendations.SimilarItems(request)
@@ -242,14 +210,14 @@ async def test_similar_items_of_an_unknown_item_is_not_found(trained: Api) -> No
 
 
 async def test_popular_items_are_ordered_by_use(cinema: Api) -> None:
-    events = [_event(f"fan{fan}", "Western-7") for fan in range(30)]
+    events = [an_event(f"fan{fan}", "Western-7") for fan in range(30)]
     await cinema.ingestion.BatchRecordEvents(ingestion_pb.BatchRecordEventsRequest(events=events))
     response = await cinema.recommendations.PopularItems(pb.PopularItemsRequest(count=3))
     assert response.items[0].item_id == "Western-7"
 
 
 async def test_trending_items_favour_what_is_recent(cinema: Api) -> None:
-    old, new = [_event(f"a{n}", "Drama-9") for n in range(20)], [_event(f"b{n}", "Drama-10") for n in range(10)]
+    old, new = [an_event(f"a{n}", "Drama-9") for n in range(20)], [an_event(f"b{n}", "Drama-10") for n in range(10)]
     for event in old:
         event.event_time.FromDatetime(datetime.now(UTC) - timedelta(days=30))
     await cinema.ingestion.BatchRecordEvents(ingestion_pb.BatchRecordEventsRequest(events=[*old, *new]))
@@ -313,15 +281,16 @@ async def test_models_roll_forward_and_back(trained: Api) -> None:
 
 
 async def test_methods_of_later_versions_say_so(trained: Api) -> None:
-    failed = await failure(trained.recommendations.SimilarUsers(pb.SimilarUsersRequest(user_id="u1")))
+    request = pb.RecommendRequest(user_id="u1", experiment={"experiment_id": "e", "variant": "a"})
+    failed = await failure(trained.recommendations.Recommend(request))
     assert (failed.code, failed.reason) == ("UNIMPLEMENTED", "NOT_IMPLEMENTED")
 
 
 async def test_imports_of_any_size_are_answered_chunk_by_chunk(api: Api) -> None:
     async def chunks() -> AsyncIterator[catalog_pb.ImportItemsRequest]:
         for start in range(0, 6000, 3000):
-            yield catalog_pb.ImportItemsRequest(items=[_item("Bulk", start + number) for number in range(3000)])
-        yield catalog_pb.ImportItemsRequest(items=[_item("Bulk", 0), catalog_pb.Item(item_id="")])
+            yield catalog_pb.ImportItemsRequest(items=[an_item("Bulk", start + number) for number in range(3000)])
+        yield catalog_pb.ImportItemsRequest(items=[an_item("Bulk", 0), catalog_pb.Item(item_id="")])
 
     answers = [answer async for answer in api.catalog.ImportItems(chunks())]
     assert [answer.created_count for answer in answers] == [3000, 3000, 0]

@@ -53,6 +53,23 @@ async def test_call_streams_both_ways(service: Service, key: str, api: Api) -> N
     assert [json.loads(line)["created_count"] for line in out.splitlines()] == ["1", "2"]
 
 
+async def test_call_shows_what_is_wrong_with_one_element_of_a_stream(service: Service, key: str) -> None:
+    documents = (
+        '{"key": "a", "request": {"user_id": "u"}} '
+        '{"key": "b", "request": {"user_id": "u", "count": 0}} {"key": "c", "request": {"filter": "nope = 1"}}'
+    )
+    code, out, err = await _call(
+        service, "recsvc.v1.RecommendationService/BulkRecommend", "--key", key, "--compact", "-d", documents
+    )
+    assert code == 0, err
+    answers = {answer["key"]: answer for answer in map(json.loads, out.splitlines())}
+    assert answers["a"]["response"]["strategy"] == "STRATEGY_TRENDING"
+    assert answers["b"]["status"]["code"] == 3
+    details = {detail["@type"].rpartition(".")[2]: detail for detail in answers["c"]["status"]["details"]}
+    assert details["ErrorInfo"]["reason"] == "INVALID_FILTER"
+    assert details["BadRequest"]["field_violations"][0]["field"] == "filter"
+
+
 async def test_call_tells_the_details_of_an_error(service: Service, key: str) -> None:
     code, _, err = await _call(service, _METHOD, "--key", key, "-d", '{"item": {"item_id": ""}}')
     assert code == 1

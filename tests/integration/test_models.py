@@ -19,7 +19,7 @@ from recsvc.domain.models import Model, ModelState
 from recsvc.domain.tenancy import ServingModel
 from recsvc.engine.fold_in import FoldIn
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository
-from recsvc.storage.models import TrainedModel
+from recsvc.storage.models import ItemWeights, TrainedModel
 
 _ITEMS = 6000
 _DIMENSION = 16
@@ -46,11 +46,15 @@ async def _publish(storage: Storage, tenant: TenantKey, *, exact_search_items: i
         item_keys=keys,
         vectors=rng.standard_normal((count, _DIMENSION), dtype=np.float32),
         fold_in_scales=np.ones(count, dtype=np.float32),
-        indptr=np.arange(0, 2 * count + 1, 2, dtype=np.int64),
-        neighbor_positions=rng.integers(0, count, 2 * count),
-        neighbor_weights=rng.random(2 * count, dtype=np.float32),
+        neighbors=ItemWeights(
+            indptr=np.arange(0, 2 * count + 1, 2, dtype=np.int64),
+            positions=rng.integers(0, count, 2 * count),
+            weights=rng.random(2 * count, dtype=np.float32),
+        ),
+        transitions=None,
         algorithm="random",
         blend_weights={"collaborative": 1.0},
+        recency={},
         hyperparameters={},
         metrics={},
         user_count=1,
@@ -136,7 +140,7 @@ async def test_the_statements_of_every_request_use_indexes(
             statement = query if isinstance(query, sql.Composed) else sql.SQL(query)
             cursor = await connection.execute(sql.SQL("EXPLAIN ") + statement, params)
             # A projector may be at work in this process; its statements have other parameters or the same plan.
-            kind = "candidates" if "session_decay" in params else "histories" if "users" in params else "other"
+            kind = "candidates" if "sequence_items" in params else "histories" if "users" in params else "other"
             plans[kind] = "\n".join(row["QUERY PLAN"] for row in await cursor.fetchall())
         return await fetch_all(self, tenant_key, query, params, setting=setting)
 

@@ -181,7 +181,7 @@ async def test_progress_goes_through_the_stages_and_never_back(storage: Storage,
         tastes, TrainingOptions(), lambda stage, share: told.append((STAGES.index(stage), round(share, 6)))
     )
     assert told == sorted(told)
-    assert {stage for stage, _ in told} == set(range(len(STAGES)))
+    assert {STAGES[stage] for stage, _ in told} == set(STAGES) - {"tune"}
     assert all(0 <= share <= 1 for _, share in told)
 
 
@@ -223,7 +223,7 @@ async def test_novelty_does_not_depend_on_how_many_users_are_judged(
     storage: Storage, tastes: TenantKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everybody = (await _train(storage, tastes)).model.metrics
-    monkeypatch.setattr("recsvc.training.pipeline._JUDGED_USERS", 10)
+    monkeypatch.setattr("recsvc.training.pipeline._CASES", 20)
     some = (await _train(storage, tastes, force_activation=True)).model.metrics
     assert some["users"] == 10
     assert some["novelty"] == pytest.approx(everybody["novelty"], abs=0.3)

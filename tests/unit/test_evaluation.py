@@ -12,11 +12,11 @@ from scipy import sparse
 
 from recsvc.domain.evaluation import (
     EMPTY,
-    bootstrap_interval,
     catalogue_coverage,
     hit_matrix,
     mean_novelty,
     rank_metrics,
+    recall_of,
     top_k,
 )
 
@@ -91,18 +91,21 @@ def test_novelty_is_the_information_in_bits() -> None:
     assert mean_novelty(np.array([[2]]), np.array([8.0, 2.0, 0.0]), user_count=8) == pytest.approx(3.0)
 
 
-def test_the_interval_holds_the_mean_and_narrows_with_more_users() -> None:
-    values = np.random.default_rng(3).random(400)
-    few, many = bootstrap_interval(values[:40]), bootstrap_interval(values)
-    assert few.low < few.mean < few.high
-    assert many.high - many.low < few.high - few.low
-    assert bootstrap_interval(values) == many
+def test_recall_of_counts_items_by_their_weights() -> None:
+    weights = np.zeros(ITEMS)
+    weights[[1, 2, 3]] = [1.0, 2.0, 4.0]
+    found, wanted = recall_of(np.array([[1, 5, 2], [3, EMPTY, EMPTY]]), held_out([1, 2, 3], [5]), weights)
+    assert found.tolist() == [3.0, 0.0]
+    assert wanted.tolist() == [7.0, 0.0]
 
 
-def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(11)
-    intervals = [bootstrap_interval(rng.random(60), 0.9, resamples=200, seed=trial) for trial in range(300)]
-    assert np.mean([i.low <= 0.5 <= i.high for i in intervals]) == pytest.approx(0.9, abs=0.06)
+@given(st.lists(st.tuples(a_list, a_test_set), min_size=1, max_size=8))
+def test_recall_of_all_items_alike_is_recall(users: list[tuple[list[int], list[int]]]) -> None:
+    lists, tests = np.array([lists for lists, _ in users]), held_out(*[test for _, test in users])
+    found, wanted = recall_of(lists, tests, np.ones(ITEMS))
+    tested = wanted > 0
+    assert np.allclose(found[tested] / wanted[tested], rank_metrics(lists, tests).recall)
+    assert (found[~tested] == 0).all()
 
 
 def test_top_k_leaves_out_excluded_items_and_breaks_ties_by_item() -> None:

@@ -1,73 +1,155 @@
-"""Selection: the held-out part decides, and nothing held out means the default."""
+"""Selection: held-out cases decide, chance does not, and nothing held out means the default."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
 
-from recsvc.domain.arrays import Interactions
-from recsvc.training.algorithms.interface import ItemNeighbors
-from recsvc.training.algorithms.neighbors import Neighbors
+from recsvc.domain.evaluation import rank_metrics
+from recsvc.training.algorithms.ease import EaseConfig
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
-from recsvc.training.selection import DEFAULT_WEIGHTS, WEIGHTS_TRIED, select
+from recsvc.training.dataset import Dataset
+from recsvc.training.selection import DEFAULT_WEIGHTS, BlendTable, Choice, better, blended_lists, choose
+from recsvc.training.sources import COLLABORATIVE, EASE, NEIGHBORS, RP3BETA, SEQUENCE, TRENDING, Recipe, fit_sources
+from recsvc.training.validation import Cases, HoldOut, ValidationKind, hold_out
+
+_SMALL = Recipe(
+    spectral=SpectralConfig(dimension=80, rows_per_dimension=1),
+    ease=EaseConfig(regularisation=5.0),
+    with_sequence=False,
+)
 
 
-def tastes(users: int = 120, items: int = 60, groups: int = 6, seed: int = 2) -> tuple[Interactions, Interactions]:
-    """Users who mostly like the items of their group, a part of them held out."""
+def by_taste(users: int = 300, items: int = 60, groups: int = 6, seed: int = 2) -> Dataset:
+    """Users who mostly like the items of their group, without times."""
     rng = np.random.default_rng(seed)
     same = (np.arange(users)[:, None] % groups) == (np.arange(items)[None, :] % groups)
-    liked = rng.random((users, items)) < np.where(same, 0.7, 0.05)
-    held_out = liked & (rng.random((users, items)) < 0.2)
-    return (
-        sparse.csr_matrix((liked & ~held_out).astype(np.float32)),
-        sparse.csr_matrix(held_out.astype(np.float32)),
-    )
+    rows, columns = np.nonzero(rng.random((users, items)) < np.where(same, 0.7, 0.05))
+    return Dataset(np.arange(users), np.arange(items), rows, columns, np.zeros(len(rows)))
 
 
-def test_a_clearly_better_choice_replaces_the_default() -> None:
-    train, held_out = tastes()
-    factors = Spectral(SpectralConfig(dimension=80, rows_per_dimension=1)).fit(train)
-    neighbors = Neighbors().fit(train)
-    selection = select(factors, neighbors, train, held_out)
-    assert selection.ndcg == max(selection.tried.values())
-    assert selection.ndcg > selection.tried[factors.dimension, 0]
-    assert selection.weights in WEIGHTS_TRIED
-    assert len(selection.tried) == 3 * len(WEIGHTS_TRIED)
-
-
-def test_a_difference_within_chance_leaves_the_default() -> None:
-    train, _ = tastes()
-    chance = sparse.csr_matrix((np.random.default_rng(0).random(train.shape) > 0.95).astype(np.float32))
-    factors = Spectral(SpectralConfig(dimension=1)).fit(train)
-    nothing = ItemNeighbors(np.zeros(61, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    selection = select(factors, nothing, train, chance)
-    assert (selection.dimension, selection.weights) == (1, DEFAULT_WEIGHTS)
+def in_order(users: int = 300, items: int = 40, length: int = 12, seed: int = 3) -> Dataset:
+    """Users who go from item i to i + 1 nearly always: only the last item tells what comes."""
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(items, size=users)
+    columns = (starts[:, None] + np.arange(length)[None, :]) % items
+    strays = rng.random(columns.shape) < 0.1
+    columns = np.where(strays, rng.integers(items, size=columns.shape), columns)
+    rows = np.repeat(np.arange(users), length)
+    times = (rng.integers(100_000, size=users)[:, None] + 60 * np.arange(length)[None, :]).ravel().astype(np.float64)
+    pairs, first = np.unique(np.stack([rows, columns.ravel()]), axis=1, return_index=True)
+    return Dataset(np.arange(users), np.arange(items), pairs[0], pairs[1], times[first])
 
 
 def test_structure_is_found_where_there_is_some() -> None:
-    train, held_out = tastes()
-    factors, neighbors = Spectral().fit(train), Neighbors().fit(train)
-    chance = np.random.default_rng(0).random(train.shape).astype(np.float32)
-    assert select(factors, neighbors, train, held_out).ndcg > 0.5
-    scrambled = sparse.csr_matrix((chance > 0.9).astype(np.float32))
-    assert select(factors, neighbors, train, scrambled).ndcg < 0.3
+    dataset = by_taste()
+    held = hold_out(dataset, ValidationKind.RANDOM)
+    choice = choose(fit_sources(dataset, _SMALL, held), held.cases)
+    tried = dict(choice.tried)
+    assert choice.ndcg == max(ndcg for what, ndcg in tried.items() if what.endswith(("alone", "blend")))
+    assert choice.ndcg > 2 * tried["popular alone"]
+    assert np.isclose(sum(choice.weights.values()), 1.0)
 
 
-def test_without_held_out_interactions_the_default_stays() -> None:
-    train, _ = tastes()
-    factors, neighbors = Spectral(SpectralConfig(dimension=16)).fit(train), Neighbors().fit(train)
-    selection = select(factors, neighbors, train, sparse.csr_matrix(train.shape, dtype=np.float32))
-    assert (selection.dimension, selection.weights) == (16, DEFAULT_WEIGHTS)
+def test_where_the_last_item_tells_what_comes_sequence_counts_most() -> None:
+    dataset = in_order()
+    held = hold_out(dataset, ValidationKind.NEXT_ITEM)
+    choice = choose(fit_sources(dataset, replace(_SMALL, with_sequence=True), held), held.cases)
+    assert max(choice.weights, key=lambda name: choice.weights[name]) == SEQUENCE
+    assert choice.recency[COLLABORATIVE] < 1.0
+
+
+def test_without_an_order_the_whole_history_counts_alike() -> None:
+    dataset = by_taste()
+    held = hold_out(dataset, ValidationKind.RANDOM)
+    choice = choose(fit_sources(dataset, _SMALL, held), held.cases)
+    assert (choice.recency[COLLABORATIVE], choice.recency[NEIGHBORS]) == (1.0, 1.0)
+
+
+def test_what_is_chosen_by_chance_leaves_the_default() -> None:
+    dataset = by_taste()
+    sources = fit_sources(dataset, replace(_SMALL, spectral=SpectralConfig(dimension=1)))
+    rng = np.random.default_rng(0)
+    ages = dataset.interactions().toarray()
+    chance = (rng.random(ages.shape) > 0.9) & (ages == 0)
+    asked = chance.any(axis=1)
+    cases = Cases(
+        sparse.csr_matrix(ages[asked]), sparse.csr_matrix(chance[asked].astype(np.float32)), np.zeros(int(asked.sum()))
+    )
+    choice = choose(sources, cases)
+    assert choice.dimension == 1
+    assert choice.recency[COLLABORATIVE] == 1.0
+
+
+def test_without_cases_the_default_stays() -> None:
+    dataset = by_taste()
+    sources = fit_sources(dataset, _SMALL)
+    nothing = sparse.csr_matrix((0, 60), dtype=np.float32)
+    choice = choose(sources, Cases(nothing, nothing, np.zeros(0)))
+    assert choice == Choice(dimension=sources.factors.dimension)
+    assert choice.weights == DEFAULT_WEIGHTS
+
+
+def test_the_better_neighbours_are_taken() -> None:
+    dataset = by_taste(seed=5)
+    held = hold_out(dataset, ValidationKind.RANDOM)
+    sources = fit_sources(dataset, _SMALL, held)
+    tried = dict(choose(sources, held.cases).tried)
+    by = {name: tried[f"{NEIGHBORS} by {name}, recency 1.0"] for name in (RP3BETA, EASE)}
+    chosen = choose(sources, held.cases).neighbor_algorithm
+    assert by[chosen] >= by[RP3BETA]
+
+
+def test_the_table_that_weights_are_tried_on_scores_as_the_whole_lists_do() -> None:
+    dataset = in_order()
+    held = hold_out(dataset, ValidationKind.NEXT_ITEM)
+    sources = fit_sources(dataset, replace(_SMALL, with_sequence=True), held)
+    choice = Choice(
+        sources.factors.dimension, weights={COLLABORATIVE: 0.5, NEIGHBORS: 0.2, SEQUENCE: 0.2, TRENDING: 0.1}
+    )
+    table = BlendTable.of(sources, held.cases, choice, 10)
+    exact = rank_metrics(blended_lists(sources, held.cases, choice, 10), held.cases.wanted).ndcg
+    assert np.allclose(table.ndcg(choice.weights), exact)
+
+
+def test_better_asks_for_more_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(1000)
+    assert better(base + 0.01, base, 1.0)
+    assert not better(base, base, 1.0)
+    assert not better(rng.random(1000) * 1e-3 + base[::-1], base, 2.0)
 
 
 def test_truncated_factors_equal_a_smaller_fit() -> None:
-    train, _ = tastes()
+    train = by_taste().interactions()
     large = Spectral(SpectralConfig(dimension=12, power_iterations=30)).fit(train)
     small = Spectral(SpectralConfig(dimension=5, power_iterations=30)).fit(train)
     assert np.allclose(large.truncated(5).scores(train), small.scores(train), atol=1e-3)
 
 
 def test_small_data_gets_few_dimensions() -> None:
-    train, _ = tastes(users=400, items=350)
+    train = by_taste(users=400, items=350).interactions()
     assert Spectral().fit(train).dimension == 350 // 16
     assert Spectral(SpectralConfig(rows_per_dimension=5)).fit(train).dimension == 70
+
+
+def test_live_counters_know_nothing_of_the_moment_itself_or_later() -> None:
+    dataset = in_order()
+    held = hold_out(dataset, ValidationKind.NEXT_ITEM)
+    sources = fit_sources(dataset, replace(_SMALL, with_sequence=True), held)
+    counts = sources.trending(held.cases)
+    half_life_s = 86_400.0
+    for row in (0, len(held.cases) // 2, len(held.cases) - 1):
+        moment = held.cases.moments[row]
+        before = dataset.times < moment
+        expected = np.bincount(
+            dataset.items[before], weights=0.5 ** ((moment - dataset.times[before]) / half_life_s), minlength=40
+        )
+        assert np.allclose(counts[row], expected, rtol=1e-4)
+
+
+def test_halves_of_the_cases_stay_in_the_order_of_their_moments() -> None:
+    held: HoldOut = hold_out(in_order(), ValidationKind.NEXT_ITEM)
+    assert (np.diff(held.cases.take(slice(0, None, 2)).moments) >= 0).all()

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsvc.training.splits import Split, given_split, leave_last_out, random_split, temporal_split
+from recsvc.training.splits import (
+    Split,
+    given_split,
+    leave_last_out,
+    next_item_split,
+    random_split,
+    temporal_split,
+    user_held_out_split,
+)
 
 logs = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8), st.integers(0, 40)), max_size=60).map(
     lambda rows: tuple(np.array(rows, dtype=np.int64).reshape(-1, 3).T)
@@ -21,6 +29,7 @@ def splits_of(log: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[Split]:
         leave_last_out(users, items, times, 2),
         random_split(users, items, 0.3, seed=4),
         given_split(users, items, times > 20),
+        user_held_out_split(users, items, 0.4, 0.3, seed=5),
     ]
 
 
@@ -28,8 +37,8 @@ def splits_of(log: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[Split]:
 def test_no_split_tests_what_could_be_known_or_who_is_unknown(log: tuple[np.ndarray, ...]) -> None:
     users, items, _ = log
     for split in splits_of(log):
-        assert not (split.train & split.test).any()
-        trained = set(zip(users[split.train].tolist(), items[split.train].tolist(), strict=True))
+        assert not (split.told & split.test).any()
+        trained = set(zip(users[split.told].tolist(), items[split.told].tolist(), strict=True))
         tested = set(zip(users[split.test].tolist(), items[split.test].tolist(), strict=True))
         assert not trained & tested
         assert {user for user, _ in tested} <= {user for user, _ in trained}
@@ -75,3 +84,42 @@ def test_random_split_repeats_with_its_seed_and_differs_without() -> None:
     assert np.array_equal(first.test, again.test)
     assert not np.array_equal(first.test, other.test)
     assert first.test.mean() == pytest.approx(0.2)
+
+
+@given(logs, st.floats(0.0, 1.0), st.floats(0.05, 0.95))
+def test_users_that_are_held_out_are_never_trained_on(
+    log: tuple[np.ndarray, ...], user_share: float, hidden_share: float
+) -> None:
+    users, items, _ = log
+    split = user_held_out_split(users, items, user_share, hidden_share, seed=3)
+    assert split.known is not None
+    assert not (split.train & split.known).any()
+    everybody, kept_out = np.unique(users), np.unique(users[~split.train])
+    assert len(kept_out) == int(len(everybody) * user_share + 0.5)
+    assert not np.isin(users[split.train], kept_out).any()
+    for user in kept_out:
+        own = users == user
+        hidden = int((own & ~split.known).sum())
+        assert hidden == min(int(np.floor(own.sum() * hidden_share + 0.5)), own.sum() - 1)
+
+
+def test_which_users_are_held_out_depends_on_the_seed_alone() -> None:
+    users, items = np.repeat(np.arange(40), 5), np.tile(np.arange(5), 40)
+    first, again, other = (user_held_out_split(users, items, 0.25, 0.4, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.test, again.test)
+    assert not np.array_equal(first.train, other.train)
+    assert first.test.sum() == 10 * 2
+
+
+@given(logs, st.floats(0.05, 0.9))
+def test_a_next_item_is_new_to_its_user_and_has_something_before_it(log: tuple[np.ndarray, ...], share: float) -> None:
+    users, items, times = log
+    split = next_item_split(users, items, times, share)
+    assert np.array_equal(split.train, temporal_split(users, items, times, share).train)
+    for entry in range(len(users)):
+        own = users == users[entry]
+        before = own & (times < times[entry])
+        is_new = not (before & (items == items[entry])).any()
+        same = np.flatnonzero(own & (items == items[entry]) & (times == times[entry]))
+        wanted = not split.train[entry] and before.any() and is_new and same[0] == entry
+        assert split.test[entry] == wanted

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -22,6 +22,9 @@ from recsvc_client.gen.v1.recommendation_service_pb2_grpc import RecommendationS
 from recsvc_client.gen.v1.user_service_pb2_grpc import UserServiceStub
 
 _Response = TypeVar("_Response")
+_Element = TypeVar("_Element")
+BulkElement: TypeAlias = str | tuple[str, Mapping[str, Any]]
+"""A user id, or a key with the fields of RecommendRequest."""
 _IMPORT_CHUNK = 1000
 # What may be repeated without changing anything is repeated when the service could not be reached. Events are, too:
 # the client gives each an id, so that the service stores it once.
@@ -106,6 +109,50 @@ class Client:
         )
         return await self._call(self.recommendations.Recommend, request)
 
+    async def bulk_recommend(
+        self,
+        elements: Iterable[BulkElement] | AsyncIterable[BulkElement],
+        *,
+        count: int = 10,
+        fields: Sequence[str] = (),
+        **options: Any,
+    ) -> AsyncIterator[recommendation_service_pb2.BulkRecommendResponse]:
+        """Lists for any number of users, in any order, as fast as both sides can.
+
+        elements: user ids, which are then the keys of the answers; or pairs of a key of your own and the fields of its
+        RecommendRequest, which win over count, fields and options. `answer.status.code` is 0, or tells why this one
+        failed while the others go on. Elements are taken as the service has room for them.
+        """
+        shared: dict[str, Any] = {"count": count, **options}
+        if fields:
+            shared["item_mask"] = FieldMask(paths=fields)
+
+        async def requests() -> AsyncIterator[recommendation_service_pb2.BulkRecommendRequest]:
+            async for element in _each(elements):
+                key, own = (element, {"user_id": element}) if isinstance(element, str) else element
+                request = recommendation_service_pb2.RecommendRequest(**(shared | dict(own)))
+                yield recommendation_service_pb2.BulkRecommendRequest(key=key, request=request)
+
+        with explained():
+            async for answer in self.recommendations.BulkRecommend(requests(), metadata=self._metadata):
+                yield answer
+
+    async def similar_users(
+        self,
+        user_id: str,
+        *,
+        count: int = 10,
+        filter: str = "",  # noqa: A002  (the contract's own name)
+    ) -> recommendation_service_pb2.SimilarUsersResponse:
+        """Users of like taste."""
+        request = recommendation_service_pb2.SimilarUsersRequest(user_id=user_id, count=count, filter=filter)
+        return await self._call(self.recommendations.SimilarUsers, request)
+
+    async def explain(self, user_id: str, item_id: str) -> recommendation_service_pb2.ExplainRecommendationResponse:
+        """An item's score for a user, in parts that add up to it."""
+        request = recommendation_service_pb2.ExplainRecommendationRequest(user_id=user_id, item_id=item_id)
+        return await self._call(self.recommendations.ExplainRecommendation, request)
+
     async def similar_items(
         self, item_id: str, *, count: int = 10, fields: Sequence[str] = (), **options: Any
     ) -> recommendation_service_pb2.SimilarItemsResponse:
@@ -168,6 +215,17 @@ class Client:
     async def _call(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
         with explained():
             return await method(request, metadata=self._metadata, timeout=self._timeout_s)
+
+
+async def _each(
+    elements: Iterable[_Element] | AsyncIterable[_Element],
+) -> AsyncIterator[_Element]:
+    if isinstance(elements, AsyncIterable):
+        async for element in elements:
+            yield element
+    else:
+        for element in elements:
+            yield element
 
 
 def _item(fields: Mapping[str, Any]) -> catalog_service_pb2.Item:

@@ -92,6 +92,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Occurs when a method or option of the contract has no behaviour in this version."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 34
     """Occurs when the service itself fails; the request id leads to its log."""
+    ERROR_REASON_NO_MODEL: _ErrorReason.ValueType  # 35
+    """Occurs when a method that needs a model is called before one is trained."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. ErrorInfo.reason carries the value's name without the prefix ERROR_REASON_."""
@@ -166,4 +168,6 @@ ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 33
 """Occurs when a method or option of the contract has no behaviour in this version."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 34
 """Occurs when the service itself fails; the request id leads to its log."""
+ERROR_REASON_NO_MODEL: ErrorReason.ValueType  # 35
+"""Occurs when a method that needs a model is called before one is trained."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

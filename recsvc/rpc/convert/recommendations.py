@@ -12,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from recsvc.domain.errors import InvalidField, InvalidFilter, NotImplementedYet, PlacementNotFound
 from recsvc.domain.filters import ITEM_FIELDS as _ITEM_SCHEMA
-from recsvc.domain.filters import And, FilterSchema, Tree, parse
+from recsvc.domain.filters import USER_FIELDS, And, FilterSchema, Tree, parse
 from recsvc.domain.ids import ItemId, SessionId, UserId
 from recsvc.domain.recommendations import (
     TREND_HALF_LIVES,
@@ -28,10 +28,13 @@ from recsvc.domain.recommendations import (
     RecommendQuery,
     SimilarItemsQuery,
     SimilarityBasis,
+    SimilarUsersQuery,
     Strategy,
 )
 from recsvc.domain.tenancy import TenantProfile
+from recsvc.engine.recommender import ExplainedItem
 from recsvc.engine.similar_items import SimilarItems
+from recsvc.engine.similar_users import SimilarUsers
 from recsvc.gen.v1 import admin_service_pb2, catalog_service_pb2, filters_pb2
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.rpc.convert.items import item_proto
@@ -111,6 +114,15 @@ def similar_query(request: pb.SimilarItemsRequest, profile: TenantProfile) -> Si
     )
 
 
+def similar_users_query(request: pb.SimilarUsersRequest) -> SimilarUsersQuery:
+    """The query of SimilarUsers. Raises InvalidFilter."""
+    return SimilarUsersQuery(
+        user_id=UserId(request.user_id),
+        count=request.count if request.HasField("count") else _DEFAULT_COUNT,
+        filter=parse(request.filter, USER_FIELDS),
+    )
+
+
 def rank_query(request: pb.RankItemsRequest, profile: TenantProfile) -> RankQuery:
     """The query of RankItems. Raises InvalidField for a candidate that stands twice."""
     seen: set[str] = set()
@@ -150,6 +162,29 @@ def similar_response(found: SimilarItems, item_fields: tuple[str, ...]) -> pb.Si
         model_id=found.model_id,
         degradation=degradation_proto(found.degradation),
         generate_time=timestamp(found.generate_time),
+    )
+
+
+def explain_query(request: pb.ExplainRecommendationRequest, profile: TenantProfile) -> RecommendQuery:
+    """What Recommend would be asked for this user, with the tenant's defaults."""
+    return recommend_query(pb.RecommendRequest(user_id=request.user_id, explain=True), profile)
+
+
+def explain_response(found: ExplainedItem) -> pb.ExplainRecommendationResponse:
+    """The answer of ExplainRecommendation."""
+    return pb.ExplainRecommendationResponse(
+        score=found.item.score,
+        reasons=[_reason(reason) for reason in found.item.reasons],
+        model_id=found.model_id,
+    )
+
+
+def similar_users_response(found: SimilarUsers) -> pb.SimilarUsersResponse:
+    """The answer of SimilarUsers."""
+    return pb.SimilarUsersResponse(
+        users=[pb.SimilarUser(user_id=user.user_id, similarity=user.similarity) for user in found.users],
+        model_id=found.model_id,
+        degradation=degradation_proto(found.degradation),
     )
 
 

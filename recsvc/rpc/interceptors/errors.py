@@ -1,4 +1,4 @@
-"""Turns whatever a call raises into a status that is safe to show. The only `except Exception` on the call's path."""
+"""Turns whatever a call raises into a status that is safe to show."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
-import structlog
 
 from recsvc.domain.errors import DeadlinePassed, DomainError
 from recsvc.rpc.calls import Call, Context
-from recsvc.rpc.errors import InternalError, abort
-
-_log = structlog.get_logger(__name__)
+from recsvc.rpc.errors import InternalError, abort, unforeseen
 
 
 class ErrorMapping:
@@ -33,6 +30,5 @@ class ErrorMapping:
         except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
             raise
         except Exception:
-            _log.exception("call.failed", method=call.method, request_id=call.request_id)
             call.code = InternalError.code.name
-            await abort(context, InternalError(call.request_id))
+            await abort(context, unforeseen(call))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
-from recsvc.domain.errors import DomainError, FieldViolation, NotImplementedYet
+from recsvc.domain.errors import DeadlinePassed, DomainError, FieldViolation, NotImplementedYet
+from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.recommender import Recommender
 from recsvc.engine.similar_items import SimilarItemFinder
+from recsvc.engine.similar_users import SimilarUserFinder
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceServicer
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import recommendations as convert
 from recsvc.rpc.convert.values import duration, timestamp
-from recsvc.rpc.errors import OK, status_of, violations_status
+from recsvc.rpc.errors import OK, status_of, unforeseen, violations_status
+from recsvc.rpc.in_flight import answered
+from recsvc.rpc.validation import RequestValidator
+from recsvc.settings import ServerSettings
 
 # More would only queue for the database's connections and keep other callers from them.
 _BATCH_CONCURRENCY = 4
@@ -25,10 +30,21 @@ _BATCH_CONCURRENCY = 4
 class RecommendationServicer(RecommendationServiceServicer):
     """Answers with ranked items."""
 
-    def __init__(self, recommender: Recommender, similar_items: SimilarItemFinder, profiles: TenantProfiles) -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        similar_items: SimilarItemFinder,
+        similar_users: SimilarUserFinder,
+        profiles: TenantProfiles,
+        validator: RequestValidator,
+        settings: ServerSettings,
+    ) -> None:
         self._recommender = recommender
         self._similar_items = similar_items
+        self._similar_users = similar_users
         self._profiles = profiles
+        self._validator = validator
+        self._settings = settings
 
     async def Recommend(self, request: pb.RecommendRequest, context: Context) -> pb.RecommendResponse:
         return await self._recommend(request, await self._profiles.get(calls.tenant()))
@@ -41,11 +57,8 @@ class RecommendationServicer(RecommendationServiceServicer):
         async def answer(element: pb.RecommendRequest, wrong: list[FieldViolation] | None) -> pb.RecommendResult:
             if wrong:
                 return pb.RecommendResult(status=violations_status(wrong))
-            try:
-                async with slots:
-                    return pb.RecommendResult(status=OK, response=await self._recommend(element, profile))
-            except DomainError as error:
-                return pb.RecommendResult(status=status_of(error))
+            async with slots:
+                return await _result(self._recommend(element, profile))
 
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -99,16 +112,26 @@ class RecommendationServicer(RecommendationServiceServicer):
     async def BulkRecommend(
         self, request_iterator: AsyncIterator[pb.BulkRecommendRequest], context: Context
     ) -> AsyncIterator[pb.BulkRecommendResponse]:
-        raise NotImplementedYet("BulkRecommend")
-        yield pb.BulkRecommendResponse()
+        tenant_key = calls.tenant()
+
+        async def answer(element: pb.BulkRecommendRequest) -> pb.BulkRecommendResponse:
+            result = await _result(self._recommend_in_bulk(tenant_key, element))
+            response = result.response if result.HasField("response") else None
+            return pb.BulkRecommendResponse(key=element.key, status=result.status, response=response)
+
+        async for found in answered(request_iterator, answer, self._settings.bulk_in_flight):
+            yield found
 
     async def SimilarUsers(self, request: pb.SimilarUsersRequest, context: Context) -> pb.SimilarUsersResponse:
-        raise NotImplementedYet("SimilarUsers")
+        query = convert.similar_users_query(request)
+        return convert.similar_users_response(await self._similar_users.find(calls.tenant(), query))
 
     async def ExplainRecommendation(
         self, request: pb.ExplainRecommendationRequest, context: Context
     ) -> pb.ExplainRecommendationResponse:
-        raise NotImplementedYet("ExplainRecommendation")
+        tenant_key = calls.tenant()
+        query = convert.explain_query(request, await self._profiles.get(tenant_key))
+        return convert.explain_response(await self._recommender.explain(tenant_key, query, ItemId(request.item_id)))
 
     async def WatchRecommendations(
         self, request: pb.WatchRecommendationsRequest, context: Context
@@ -116,7 +139,27 @@ class RecommendationServicer(RecommendationServiceServicer):
         raise NotImplementedYet("WatchRecommendations")
         yield pb.WatchRecommendationsResponse()
 
+    async def _recommend_in_bulk(self, tenant_key: TenantKey, element: pb.BulkRecommendRequest) -> pb.RecommendResponse:
+        # A stream may last for hours: what is wrong, late or unavailable is one element's, and settings may change.
+        self._validator.check(element)
+        async with asyncio.timeout(self._settings.default_deadline_s):
+            query = convert.recommend_query(element.request, await self._profiles.get(tenant_key))
+            found = await self._recommender.recommend(tenant_key, query, patiently=True)
+        return convert.recommend_response(found, query.item_fields)
+
     async def _recommend(self, request: pb.RecommendRequest, profile: TenantProfile) -> pb.RecommendResponse:
         query = convert.recommend_query(request, profile)
         found = await self._recommender.recommend(profile.tenant_key, query)
         return convert.recommend_response(found, query.item_fields)
+
+
+async def _result(answer: Awaitable[pb.RecommendResponse]) -> pb.RecommendResult:
+    """One element's outcome: whatever goes wrong with it is its own."""
+    try:
+        return pb.RecommendResult(status=OK, response=await answer)
+    except DomainError as error:
+        return pb.RecommendResult(status=status_of(error))
+    except TimeoutError:
+        return pb.RecommendResult(status=status_of(DeadlinePassed()))
+    except Exception:
+        return pb.RecommendResult(status=status_of(unforeseen(calls.current())))

@@ -23,11 +23,13 @@ class TrainingMethods(AdminServiceServicer):
 
     async def StartTraining(self, request: pb.StartTrainingRequest, context: Context) -> pb.StartTrainingResponse:
         principal = calls.principal()
-        parameters = {
+        parameters: dict[str, object] = {
             "dimension": request.dimension if request.HasField("dimension") else None,
             "neighbors": request.neighbors if request.HasField("neighbors") else None,
             "force": request.force_activation,
         }
+        if request.HasField("tuning_budget"):
+            parameters |= {"tune": True, "budget": request.tuning_budget.ToTimedelta().total_seconds()}
         run = await self._runner.start(principal.tenant_key, principal.tenant_id, parameters)
         return pb.StartTrainingResponse(training_run=convert.training_run_proto(run))
 

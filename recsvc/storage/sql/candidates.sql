@@ -2,28 +2,38 @@
 -- One round trip of Recommend: the subject's state, and the candidates of every source that has a limit above zero, each
 -- filtered and with all its component scores. The first row is the state (item_key NULL); the others are candidates.
 WITH subject AS MATERIALIZED (
-    SELECT u.user_key, s.version, s.folded_version, s.model_key, s.item_keys, s.weights, s.seen_keys,
+    SELECT u.user_key, s.version, s.folded_version, s.model_key, s.item_keys, s.weights, s.ages, s.seen_keys,
            -- A vector of another model may even have another length.
            CASE WHEN s.model_key = %(model)s THEN s.vector END AS vector
     FROM users u LEFT JOIN user_state s ON s.tenant_key = u.tenant_key AND s.user_key = u.user_key
     WHERE u.tenant_key = %(tenant)s AND u.kind = %(kind)s AND u.user_id = %(user_id)s
 ), session AS MATERIALIZED (
-    SELECT i.item_key, n.ordinal
+    SELECT i.item_key, row_number() OVER (ORDER BY n.ordinal DESC) AS age
     FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
     JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
 ), history AS MATERIALIZED (
-    SELECT h.item_key, h.position, h.weight, 1.0::real AS signal
-    FROM subject, unnest(item_keys[1:%(history)s], weights[1:%(history)s]) WITH ORDINALITY AS h (item_key, weight, position)
-    UNION ALL
-    -- The last item of a session tells most of what is wanted now.
-    SELECT item_key, -ordinal, 1.0, power(%(session_decay)s::float8, count(*) OVER () - ordinal)::real FROM session
+    SELECT item_key, position, weight, age, power(%(neighbors_recency)s::float8, age - 1) AS signal
+    FROM (
+        -- What the session holds came after all that is stored.
+        SELECT h.item_key, h.position, h.weight, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age
+        FROM subject,
+             unnest(item_keys[1:%(history)s], weights[1:%(history)s], ages[1:%(history)s])
+             WITH ORDINALITY AS h (item_key, weight, age, position)
+        UNION ALL
+        SELECT item_key, age - 1 - (SELECT count(*) FROM session), 1.0, age FROM session
+    ) touched
 ), profile AS MATERIALIZED (
     SELECT CASE
         WHEN (SELECT count(*) FROM session) = 0 THEN (SELECT vector FROM subject)
         ELSE (SELECT sum(part) FROM (
-            SELECT vector AS part FROM subject WHERE vector IS NOT NULL
+            SELECT vector * array_fill(
+                       power(%(collaborative_recency)s::float8, (SELECT count(*) FROM session))::real,
+                       ARRAY[%(dimension)s::integer])::vector AS part
+            FROM subject WHERE vector IS NOT NULL
             UNION ALL
-            SELECT f.vector::vector * array_fill(f.fold_in_scale, ARRAY[%(dimension)s::integer])::vector
+            SELECT f.vector::vector * array_fill(
+                       (f.fold_in_scale * power(%(collaborative_recency)s::float8, s.age - 1))::real,
+                       ARRAY[%(dimension)s::integer])::vector
             FROM session s JOIN item_factors f
               ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
                  AND f.item_key = s.item_key
@@ -44,6 +54,13 @@ WITH subject AS MATERIALIZED (
     JOIN item_neighbors r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key,
          unnest(r.neighbor_keys[1:%(neighbors_per_item)s], r.weights[1:%(neighbors_per_item)s]) AS n (item_key, weight)
     WHERE %(neighbors_limit)s > 0 OR %(score_neighbors)s
+    GROUP BY n.item_key
+), sequence_scores AS MATERIALIZED (
+    SELECT n.item_key, sum(power(%(sequence_recency)s::float8, h.age - 1) * n.weight)::real AS score
+    FROM history h
+    JOIN item_transitions r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key,
+         unnest(r.successor_keys, r.weights) AS n (item_key, weight)
+    WHERE h.age <= %(sequence_items)s AND (%(sequence_limit)s > 0 OR %(score_neighbors)s)
     GROUP BY n.item_key
 ), taste AS MATERIALIZED (
     SELECT label, sum(signal) AS weight
@@ -67,6 +84,14 @@ WITH subject AS MATERIALIZED (
     WHERE {eligible}
     ORDER BY s.score DESC, s.item_key
     LIMIT %(neighbors_limit)s
+), by_sequence AS (
+    SELECT s.item_key
+    FROM (SELECT item_key, score FROM sequence_scores WHERE item_key NOT IN (SELECT item_key FROM seen)
+          ORDER BY score DESC, item_key LIMIT %(sequence_pool)s) s
+    JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = s.item_key
+    WHERE {eligible}
+    ORDER BY s.score DESC, s.item_key
+    LIMIT %(sequence_limit)s
 ), by_content AS (
     SELECT i.item_key
     FROM items i,
@@ -104,13 +129,15 @@ WITH subject AS MATERIALIZED (
     SELECT i.item_key FROM unnest(%(given)s::text[]) AS n (item_id)
     JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
 ), chosen AS MATERIALIZED (
-    SELECT item_key FROM by_collaborative UNION SELECT item_key FROM by_neighbors UNION SELECT item_key FROM by_content
+    SELECT item_key FROM by_collaborative UNION SELECT item_key FROM by_neighbors UNION SELECT item_key FROM by_sequence
+    UNION SELECT item_key FROM by_content
     UNION SELECT item_key FROM by_popular UNION SELECT item_key FROM by_trending UNION SELECT item_key FROM by_new
     UNION SELECT item_key FROM by_history UNION SELECT item_key FROM given
 )
 SELECT NULL::bigint AS item_key, s.user_key, s.version, s.folded_version, s.model_key,
        coalesce(cardinality(s.item_keys), 0) + (SELECT count(*) FROM session) AS history_size,
-       NULL::text AS item_id, NULL::real AS collaborative, NULL::real AS neighbors, NULL::real AS content,
+       NULL::text AS item_id, NULL::real AS collaborative, NULL::real AS neighbors, NULL::real AS sequence,
+       NULL::real AS content,
        NULL::float8 AS popular, NULL::float8 AS trending, NULL::bigint AS event_count, NULL::float8 AS newness,
        NULL::bigint AS position, NULL::real AS signal, NULL::float8 AS boost, NULL::timestamptz AS expire_time,
        NULL::text[] AS category, NULL::halfvec AS vector
@@ -118,7 +145,7 @@ FROM (SELECT 1) AS one LEFT JOIN subject s ON true
 UNION ALL
 (SELECT c.item_key, NULL, NULL, NULL, NULL, NULL, i.item_id,
        -(f.vector::halfvec({dimension}) <#> (SELECT vector FROM direction))::real,
-       n.score,
+       n.score, q.score,
        (SELECT sum(t.weight) / sqrt(cardinality(i.categories || i.tags))
         FROM taste t WHERE t.label = ANY (i.categories || i.tags))::real,
        st.popularity, st.{trend}, coalesce(st.event_count, 0),
@@ -130,6 +157,7 @@ JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = c.item_key
 LEFT JOIN item_factors f ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
      AND f.item_key = c.item_key
 LEFT JOIN neighbor_scores n ON n.item_key = c.item_key
+LEFT JOIN sequence_scores q ON q.item_key = c.item_key
 LEFT JOIN item_stats st ON st.tenant_key = %(tenant)s AND st.item_key = c.item_key
 LEFT JOIN (SELECT item_key, min(position) AS position, max(weight) AS weight FROM history GROUP BY item_key) h
      ON h.item_key = c.item_key AND %(history_limit)s > 0
@@ -143,14 +171,28 @@ SELECT set_config('hnsw.ef_search', {ef_search}, true), set_config('hnsw.iterati
 
 -- explanations --
 -- For the items of a list: how much each item of the subject's history or session says for them.
-WITH history AS (
-    SELECT unnest(item_keys[1:%(history)s]) AS item_key FROM user_state
-    WHERE tenant_key = %(tenant)s AND user_key = %(user)s
-    UNION
-    SELECT item_key FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(session_items)s::text[])
+WITH session AS (
+    SELECT i.item_key, row_number() OVER (ORDER BY n.ordinal DESC) AS age
+    FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
+    JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+), history AS (
+    SELECT item_key, min(age) AS age
+    FROM (
+        SELECT h.item_key, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age
+        FROM user_state,
+             unnest(item_keys[1:%(history)s], ages[1:%(history)s]) WITH ORDINALITY AS h (item_key, age, position)
+        WHERE tenant_key = %(tenant)s AND user_key = %(user)s
+        UNION ALL
+        SELECT item_key, age FROM session
+    ) touched
+    GROUP BY item_key
 )
-SELECT b.item_id AS because, n.item_key, coalesce(w.weight, 0) AS weight,
-       coalesce(-(hf.vector <#> nf.vector) * hf.fold_in_scale, 0)::float8 AS product
+SELECT b.item_id AS because, n.item_key,
+       coalesce(w.weight, 0) * power(%(neighbors_recency)s::float8, h.age - 1) AS neighbors,
+       CASE WHEN h.age <= %(sequence_items)s
+            THEN coalesce(q.weight, 0) * power(%(sequence_recency)s::float8, h.age - 1) ELSE 0 END AS sequence,
+       coalesce(-(hf.vector <#> nf.vector) * hf.fold_in_scale, 0)::float8
+           * power(%(collaborative_recency)s::float8, h.age - 1) AS collaborative
 FROM history h
 JOIN items b ON b.tenant_key = %(tenant)s AND b.item_key = h.item_key
 CROSS JOIN unnest(%(items)s::bigint[]) AS n (item_key)
@@ -162,4 +204,29 @@ LEFT JOIN LATERAL (
     SELECT e.weight FROM item_neighbors r, unnest(r.neighbor_keys, r.weights) AS e (neighbor_key, weight)
     WHERE r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key
       AND e.neighbor_key = n.item_key
-) w ON true;
+) w ON true
+LEFT JOIN LATERAL (
+    SELECT e.weight FROM item_transitions r, unnest(r.successor_keys, r.weights) AS e (successor_key, weight)
+    WHERE r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key
+      AND e.successor_key = n.item_key
+) q ON true;
+
+-- matching_labels --
+-- For the items of a list: the categories and tags that they share with the subject's history or session, those that
+-- weigh most in it first.
+WITH history AS (
+    SELECT h.item_key, h.weight
+    FROM user_state, unnest(item_keys[1:%(history)s], weights[1:%(history)s]) AS h (item_key, weight)
+    WHERE tenant_key = %(tenant)s AND user_key = %(user)s
+    UNION ALL
+    SELECT item_key, 1.0 FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(session_items)s::text[])
+), taste AS (
+    SELECT label, sum(h.weight) AS weight
+    FROM history h JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = h.item_key,
+         unnest(i.categories || i.tags) AS label
+    GROUP BY label
+)
+SELECT i.item_key, array_agg(t.label ORDER BY t.weight DESC, t.label) AS labels
+FROM items i JOIN taste t ON t.label = ANY (i.categories || i.tags)
+WHERE i.tenant_key = %(tenant)s AND i.item_key = ANY (%(items)s::bigint[])
+GROUP BY i.item_key;

@@ -1,8 +1,8 @@
 -- insert_model --
 -- A model that is being written.
-INSERT INTO models (tenant_key, model_id, state, algorithm, dimension, blend_weights, hyperparameters, metrics,
+INSERT INTO models (tenant_key, model_id, state, algorithm, dimension, blend_weights, recency, hyperparameters, metrics,
                     item_count, user_count, event_count)
-VALUES (%(tenant)s, %(model_id)s, 'BUILDING', %(algorithm)s, %(dimension)s, %(blend_weights)s, %(hyperparameters)s,
+VALUES (%(tenant)s, %(model_id)s, 'BUILDING', %(algorithm)s, %(dimension)s, %(blend_weights)s, %(recency)s, %(hyperparameters)s,
         %(metrics)s, %(item_count)s, %(user_count)s, %(event_count)s)
 RETURNING model_key;
 
@@ -66,6 +66,10 @@ DELETE FROM models WHERE tenant_key = %(tenant)s AND model_key = %(model)s;
 -- A model's neighbours.
 DELETE FROM item_neighbors WHERE tenant_key = %(tenant)s AND model_key = %(model)s;
 
+-- delete_transitions --
+-- What a model says about what follows what.
+DELETE FROM item_transitions WHERE tenant_key = %(tenant)s AND model_key = %(model)s;
+
 -- delete_shared_factors --
 -- A small model's vectors.
 DELETE FROM item_factors WHERE tenant_key = %(tenant)s AND shard = 0 AND model_key = %(model)s;
@@ -107,6 +111,10 @@ COPY {table} (tenant_key, model_key, shard, item_key, fold_in_scale, vector) FRO
 -- copy_neighbors --
 -- Take in neighbours.
 COPY item_neighbors (tenant_key, model_key, item_key, neighbor_keys, weights) FROM STDIN (FORMAT BINARY);
+
+-- copy_transitions --
+-- Take in what follows what.
+COPY item_transitions (tenant_key, model_key, item_key, successor_keys, weights) FROM STDIN (FORMAT BINARY);
 
 -- export_signals --
 -- What all users' events say about items, as of one snapshot; the same sums that fold-in uses.

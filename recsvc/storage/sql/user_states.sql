@@ -1,7 +1,7 @@
 -- histories --
 -- What the events of some users say, item by item, together with the version that this is the truth of: one statement,
 -- so one snapshot.
-SELECT s.user_key, s.version, h.item_key, h.signal, h.seen
+SELECT s.user_key, s.version, h.item_key, h.signal, h.seen, h.last_time
 FROM user_state s
 LEFT JOIN LATERAL (
     SELECT e.item_key,
@@ -25,11 +25,12 @@ WHERE tenant_key = %(tenant)s AND shard = %(shard)s AND model_key = %(model)s AN
 -- Put folded states in place, unless a later version was folded meanwhile.
 UPDATE user_state s
 SET folded_version = n.version, model_key = %(model)s, item_keys = n.item_keys, weights = n.weights,
-    seen_keys = n.seen_keys, vector = n.vector, fold_time = now()
+    ages = n.ages, seen_keys = n.seen_keys, vector = n.vector, fold_time = now()
 FROM (
     SELECT (j ->> 'user_key')::bigint AS user_key, (j ->> 'version')::bigint AS version,
            ARRAY(SELECT jsonb_array_elements_text(j -> 'item_keys')::bigint) AS item_keys,
            ARRAY(SELECT jsonb_array_elements_text(j -> 'weights')::real) AS weights,
+           ARRAY(SELECT jsonb_array_elements_text(j -> 'ages')::integer) AS ages,
            ARRAY(SELECT jsonb_array_elements_text(j -> 'seen_keys')::bigint) AS seen_keys,
            v.vector
     FROM jsonb_array_elements(%(states)s::jsonb) WITH ORDINALITY AS e (j, ordinal)
@@ -44,3 +45,22 @@ FROM user_state s
 WHERE s.folded_version < s.version
 LIMIT %(limit)s
 FOR UPDATE OF s SKIP LOCKED;
+
+-- states_of_other_models --
+-- Users of any tenant whose state was folded in with another model than the one that serves: with each switch of models
+-- all of them. Found from both sides of the active model's key, so that an index leads to them and nothing is read
+-- when there are none.
+SELECT t.tenant_key, f.user_key
+FROM tenants t,
+     LATERAL (
+         (SELECT s.user_key FROM user_state s
+          WHERE s.tenant_key = t.tenant_key AND s.model_key < t.active_model_key LIMIT %(limit)s)
+         UNION ALL
+         (SELECT s.user_key FROM user_state s
+          WHERE s.tenant_key = t.tenant_key AND s.model_key > t.active_model_key LIMIT %(limit)s)
+         UNION ALL
+         (SELECT s.user_key FROM user_state s
+          WHERE s.tenant_key = t.tenant_key AND s.model_key IS NULL LIMIT %(limit)s)
+     ) f
+WHERE t.active_model_key IS NOT NULL
+LIMIT %(limit)s;

@@ -45,6 +45,15 @@ class ItemFactors:
         """The leading `dimension` coordinates: a fit with that dimension, up to the accuracy of the SVD."""
         return ItemFactors(np.ascontiguousarray(self.vectors[:, :dimension]), self.fold_in_scales)
 
+    def rescaled(self) -> ItemFactors:
+        """The same scores from vectors that lie where half precision is finest: times a power of two."""
+        largest = float(np.abs(self.vectors).max(initial=0.0))
+        unit = 1.0 if largest == 0.0 else float(2.0 ** np.floor(np.log2(16.0 / largest)))
+        return ItemFactors(
+            (self.vectors * unit).astype(np.float32, copy=False),
+            (self.fold_in_scales / unit**2).astype(np.float32, copy=False),
+        )
+
     def fold_in(self, interactions: Interactions) -> Float32:
         """User vectors, (n_users, d), of the rows of `interactions`."""
         weighted = scaled(interactions, np.ones(interactions.shape[0]), self.fold_in_scales)
@@ -57,9 +66,10 @@ class ItemFactors:
 
 @dataclass(frozen=True, slots=True)
 class ItemNeighbors:
-    """Sparse item–item weights S as CSR: row j lists the items that follow from j, best first.
+    """Sparse item–item weights S as CSR: row j lists the items that follow from j, strongest first.
 
-    score(i) = Σ_j w_j · S_ji over the touched items j. An item is never its own neighbour.
+    score(i) = Σ_j w_j · S_ji over the touched items j. An item is never its own neighbour. A weight may be negative;
+    strongest is what has the largest magnitude.
     """
 
     indptr: np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -80,7 +90,7 @@ class ItemNeighbors:
         return (interactions @ self.matrix()).tocsr()
 
     def truncated(self, k: int) -> ItemNeighbors:
-        """The best k of each item."""
+        """The strongest k of each item."""
         ranks = np.arange(len(self.indices)) - np.repeat(self.indptr[:-1], np.diff(self.indptr))
         kept = ranks < k
         indptr = np.concatenate(([0], np.cumsum(np.minimum(np.diff(self.indptr), k))))

@@ -76,7 +76,23 @@ class Spectral:
 
     def fit(self, interactions: Interactions, progress: Progress = no_progress) -> ItemFactors:
         """Item vectors of `interactions` (users × items); entries ≤ 0 are ignored."""
-        config = self.config
+        return Decomposition.of(interactions, self.config, progress).factors(self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """The costly part of a fit, which depends on the exponents a and b only: c and p can be tried on it for nothing.
+
+    values: (d,); right: (n_items, d); item_degrees: (n_items,).
+    """
+
+    values: Float64
+    right: Float32
+    item_degrees: Float64
+
+    @classmethod
+    def of(cls, interactions: Interactions, config: SpectralConfig, progress: Progress = no_progress) -> Decomposition:
+        """Decompose `interactions` (users × items) normalised by the config's a and b."""
         signals = positive(interactions)
         user_degrees, item_degrees = degrees(signals)
         normalised = scaled(
@@ -86,12 +102,15 @@ class Spectral:
         )
         with threadpool_limits(limits=config.threads, user_api="blas"):
             values, right = right_singular_vectors(normalised, config, progress)
-        vectors = right * values ** (config.singular_value_power / 2)
-        vectors *= power_or_zero(item_degrees, config.output_exponent)[:, np.newaxis]
-        scales = power_or_zero(item_degrees, -(config.item_degree_exponent + config.output_exponent))
-        unit = _unit(vectors)
         progress(1.0)
-        return ItemFactors((vectors * unit).astype(np.float32), (scales / unit**2).astype(np.float32))
+        return cls(values, right, item_degrees)
+
+    def factors(self, config: SpectralConfig) -> ItemFactors:
+        """Item vectors by the config's c and p; its a and b are those of the decomposition."""
+        vectors = self.right * self.values ** (config.singular_value_power / 2)
+        vectors *= power_or_zero(self.item_degrees, config.output_exponent)[:, np.newaxis]
+        scales = power_or_zero(self.item_degrees, -(config.item_degree_exponent + config.output_exponent))
+        return ItemFactors(vectors.astype(np.float32), scales.astype(np.float32)).rescaled()
 
 
 def right_singular_vectors(
@@ -123,9 +142,3 @@ def right_singular_vectors(
 def orthonormal(columns: Float32) -> Float32:
     """An orthonormal basis of what the columns span."""
     return np.linalg.qr(columns)[0]
-
-
-def _unit(vectors: Float64) -> float:
-    """A power of two that brings the vectors to where half precision is finest; the scores do not change."""
-    largest = float(np.abs(vectors).max(initial=0.0))
-    return 1.0 if largest == 0.0 else float(2.0 ** np.floor(np.log2(16.0 / largest)))

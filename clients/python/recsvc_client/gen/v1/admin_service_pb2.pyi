@@ -818,22 +818,30 @@ class StartTrainingRequest(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     NEIGHBORS_FIELD_NUMBER: _builtins.int
     FORCE_ACTIVATION_FIELD_NUMBER: _builtins.int
+    TUNING_BUDGET_FIELD_NUMBER: _builtins.int
     dimension: _builtins.int
     """Length of item vectors at most, 2–4000. Default: the service's setting."""
     neighbors: _builtins.int
     """Neighbours kept per item, 1–1000. Default: the service's setting."""
     force_activation: _builtins.bool
     """Activate the model even if it is worse than the active one. Default false."""
+    @_builtins.property
+    def tuning_budget(self) -> _duration_pb2.Duration:
+        """Search hyper-parameters for about so long before training, 1 second to one day; later runs keep what was found.
+        Default: no search.
+        """
+
     def __init__(
         self,
         *,
         dimension: _builtins.int | None = ...,
         neighbors: _builtins.int | None = ...,
         force_activation: _builtins.bool = ...,
+        tuning_budget: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dimension", b"_dimension", "_neighbors", b"_neighbors", "dimension", b"dimension", "neighbors", b"neighbors"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dimension", b"_dimension", "_neighbors", b"_neighbors", "dimension", b"dimension", "neighbors", b"neighbors", "tuning_budget", b"tuning_budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimension", b"_dimension", "_neighbors", b"_neighbors", "dimension", b"dimension", "force_activation", b"force_activation", "neighbors", b"neighbors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dimension", b"_dimension", "_neighbors", b"_neighbors", "dimension", b"dimension", "force_activation", b"force_activation", "neighbors", b"neighbors", "tuning_budget", b"tuning_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dimension: _TypeAlias = _typing.Literal["dimension"]  # noqa: Y015
     _WhichOneofArgType__dimension: _TypeAlias = _typing.Literal["_dimension", b"_dimension"]  # noqa: Y015

@@ -97,7 +97,9 @@ class _SimilarityBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Simil
     SIMILARITY_BASIS_CONTENT: _SimilarityBasis.ValueType  # 3
     """Their categories and tags are alike."""
     SIMILARITY_BASIS_BOUGHT_TOGETHER: _SimilarityBasis.ValueType  # 4
-    """The same users buy them: event types marked as conversion."""
+    """Bought in one basket, a session's or a user's of one day, and behind those what the same users buy at other times:
+    event types marked as conversion.
+    """
 
 class SimilarityBasis(_SimilarityBasis, metaclass=_SimilarityBasisEnumTypeWrapper):
     """What makes items similar."""
@@ -111,7 +113,9 @@ SIMILARITY_BASIS_BEHAVIOR: SimilarityBasis.ValueType  # 2
 SIMILARITY_BASIS_CONTENT: SimilarityBasis.ValueType  # 3
 """Their categories and tags are alike."""
 SIMILARITY_BASIS_BOUGHT_TOGETHER: SimilarityBasis.ValueType  # 4
-"""The same users buy them: event types marked as conversion."""
+"""Bought in one basket, a session's or a user's of one day, and behind those what the same users buy at other times:
+event types marked as conversion.
+"""
 Global___SimilarityBasis: _TypeAlias = SimilarityBasis  # noqa: Y015
 
 @_typing.final
@@ -1365,7 +1369,7 @@ Global___RankItemsResponse: _TypeAlias = RankItemsResponse  # noqa: Y015
 
 @_typing.final
 class SimilarUsersRequest(_message.Message):
-    """The request of SimilarUsers."""
+    """The request of SimilarUsers. Known users only, never sessions. FAILED_PRECONDITION (NO_MODEL) before the first model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1406,7 +1410,7 @@ class SimilarUser(_message.Message):
     user_id: _builtins.str
     """The user."""
     similarity: _builtins.float
-    """How alike, −1 to 1."""
+    """How alike: the cosine of the two users' vectors, −1 to 1."""
     def __init__(
         self,
         *,
@@ -1429,21 +1433,27 @@ class SimilarUsersResponse(_message.Message):
 
     USERS_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    DEGRADATION_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The model that was used."""
     @_builtins.property
     def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimilarUser]:
-        """Most alike first."""
+        """Most alike first; empty when the model knows nothing that the user has touched."""
+
+    @_builtins.property
+    def degradation(self) -> Global___Degradation:
+        """PARTIAL for the moments after a switch of models in which some users are not compared yet."""
 
     def __init__(
         self,
         *,
         users: _abc.Iterable[Global___SimilarUser] | None = ...,
         model_id: _builtins.str = ...,
+        degradation: Global___Degradation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["degradation", b"degradation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degradation", b"degradation", "model_id", b"model_id", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1485,9 +1495,11 @@ class ExplainRecommendationResponse(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """The item's score for the user."""
+    """The item's score for the user as of now: the one that it has in the list of Recommend for the same user with no
+    other options, or would have if it were let in. Items that are seen, hidden or filtered out are explained, too.
+    """
     model_id: _builtins.str
-    """The model that was used."""
+    """The model that was used; empty when none was."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
         """Parts that add up to the score, largest first."""

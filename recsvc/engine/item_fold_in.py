@@ -1,0 +1,93 @@
+"""Derives the vectors of items that training has not seen, from their content and from who has touched them since.
+
+The counterpart of `fold_in` for items: nothing is trained, so a vector is a pure function of the item, the events and
+the model, and can be derived again at any time. Any number of processes may do it: a tenant is one process's turn at a
+time, and what is due is struck off in the transaction that stores the vectors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from recsvc.domain.content import Features, content_features
+from recsvc.domain.content_vectors import Calibration, Evidence, FeatureVectors, derived_vector, predicted_direction
+from recsvc.domain.errors import DomainError
+from recsvc.domain.ids import ItemKey, TenantKey
+from recsvc.storage.changes import Changes
+from recsvc.storage.content import ContentRepository, Derived, Deriving, DueItem
+from recsvc.storage.retries import despite_deadlocks
+
+_log = structlog.get_logger(__name__)
+BATCH = 100
+"""Items of one transaction, about: few enough that calls which are answered beside it do not notice."""
+
+
+class ItemFoldIn:
+    """Brings the vectors of due items up to date."""
+
+    def __init__(self, content: ContentRepository, changes: Changes) -> None:
+        self._content = content
+        self._changes = changes
+
+    async def refresh_once(self) -> int:
+        """One batch of every tenant that has any; returns how many items there were."""
+        count = 0
+        for tenant_key in await self._content.tenants_with_due_items():
+            try:
+                count += await self.refresh(tenant_key)
+            except DomainError as error:
+                # The other tenants need not wait for what may be wrong with one.
+                _log.warning("item_fold_in.failed", tenant_key=tenant_key, error=error.reason)
+        return count
+
+    async def refresh(self, tenant_key: TenantKey) -> int:
+        """One batch of a tenant; returns how many items there were. 0: nothing is due, or another is at it."""
+
+        async def derive() -> tuple[int, int | None]:
+            async with self._content.deriving(tenant_key) as deriving:
+                if deriving is None:
+                    return 0, None
+                due = await deriving.due(BATCH)
+                if deriving.calibration is None:
+                    await deriving.give_up(due)
+                else:
+                    await deriving.store(await _derived(deriving, deriving.calibration, due))
+                return deriving.handled, deriving.version
+
+        count, version = await despite_deadlocks(derive)
+        if version is not None:
+            await self._changes.tenant_changed(tenant_key, version)
+        return count
+
+
+async def _derived(deriving: Deriving, calibration: Calibration, due: Sequence[DueItem]) -> list[Derived]:
+    # In a thread, since a batch of long descriptions takes as long as several calls.
+    features = await asyncio.to_thread(_features, due)
+    known = await deriving.features(sorted({name for of_item in features for name in of_item}))
+    evidence = await deriving.evidence([one.described.item_key for one in due if one.event_count])
+    return await asyncio.to_thread(_vectors, due, features, known, evidence, calibration)
+
+
+def _features(due: Sequence[DueItem]) -> list[Features]:
+    return [content_features(one.described.item) for one in due]
+
+
+def _vectors(
+    due: Sequence[DueItem],
+    features: Sequence[Features],
+    known: FeatureVectors,
+    evidence: Mapping[ItemKey, Evidence],
+    calibration: Calibration,
+) -> list[Derived]:
+    return [
+        Derived(
+            one,
+            derived_vector(
+                predicted_direction(of_item, known), evidence.get(one.described.item_key), known.mean, calibration
+            ),
+        )
+        for one, of_item in zip(due, features, strict=True)
+    ]

@@ -1,0 +1,216 @@
+"""Questions with known answers, held out of a tenant's own data: what models are chosen and judged by.
+
+A model should be chosen by the question that it will be asked. With times, that is "what comes next"; without them
+nothing tells the future from the past, and a random draw would reward remembering near-duplicates, so whole
+neighbourhoods of a history are held out instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy import sparse
+
+from recsvc.domain.arrays import Codes, Float64, Interactions, Mask
+from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
+from recsvc.training.dataset import Dataset
+from recsvc.training.splits import random_split
+
+_LEAST_CASES = 50
+"""With fewer cases by time, a choice would be a guess: interactions are drawn at random instead."""
+
+_INFORMATIVE = 0.5
+"""The share of users with several items who must have several times, for the times to be of use."""
+
+_NEIGHBOURHOOD = SpectralConfig(dimension=64, output_exponent=0.0, power_iterations=2)
+
+
+class ValidationKind(StrEnum):
+    """What is held out."""
+
+    AUTO = "auto"
+    """NEXT_ITEM where times tell one event from the next, BLOCKED where they do not."""
+
+    NEXT_ITEM = "next-item"
+    """Events of the last part of the time, each asked for with all that the user did before, as a live service is."""
+
+    TEMPORAL = "temporal"
+    """All that users did in the last part of the time, asked for at its beginning."""
+
+    RANDOM = "random"
+    """A random part of each user's items: right when what is to be found was drawn at random, too."""
+
+    BLOCKED = "blocked"
+    """A random item of each user together with those most like it (blocked cross-validation, Roberts et al. 2017)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """n questions, in the order of their moments.
+
+    ages: (n, items), for every item of the history 1 + the number of distinct times after it: 1 is the newest.
+    wanted: (n, items), 1 for what must be found. moments: (n,), seconds since 1970 at which is asked.
+    """
+
+    ages: Interactions
+    wanted: Interactions
+    moments: Float64
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.moments)
+
+    def take(self, positions: Codes | slice) -> Cases:
+        """Some of the cases."""
+        return Cases(self.ages[positions], self.wanted[positions], self.moments[positions])
+
+    def history(self, recency: float, at_most: int | None = None) -> Interactions:
+        """The histories as signals: recency^age with the newest counting 1; at_most: so many distinct times back."""
+        kept = self.ages
+        if at_most is not None:
+            kept = kept.copy()
+            kept.data[kept.data > at_most] = 0
+            kept.eliminate_zeros()
+        signals = np.power(np.float32(recency), kept.data - 1, dtype=np.float32)
+        return sparse.csr_matrix((signals, kept.indices, kept.indptr), shape=kept.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOut:
+    """fitting: mask over the data set's pairs, what to learn from; live: pairs that counters may know by the time."""
+
+    kind: ValidationKind
+    fitting: Mask
+    live: Mask
+    cases: Cases
+
+
+def hold_out(
+    dataset: Dataset, kind: ValidationKind, *, share: float = 0.1, max_cases: int = 4000, seed: int = 1
+) -> HoldOut:
+    """Hold out `share` of the interactions, and ask for them in at most `max_cases` cases."""
+    if kind is ValidationKind.AUTO:
+        kind = ValidationKind.NEXT_ITEM if has_informative_times(dataset) else ValidationKind.BLOCKED
+    if kind in (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL):
+        held = _by_time(dataset, kind, share, max_cases, seed)
+        if len(held.cases) >= _LEAST_CASES:
+            return held
+        kind = ValidationKind.RANDOM
+    if kind is ValidationKind.BLOCKED:
+        fitting = ~_neighbourhoods(dataset, share, seed)
+    else:
+        fitting = random_split(dataset.users, dataset.items, share, seed).train
+    users = np.unique(dataset.users[~fitting])
+    users = _sample(users, max_cases, seed)
+    case_of = np.full(len(dataset.user_keys), -1)
+    case_of[users] = np.arange(len(users))
+    cases = _cases(
+        dataset, case_of[dataset.users], fitting, ~fitting, np.full(len(users), dataset.times.max(initial=0.0) + 1.0)
+    )
+    return HoldOut(kind, fitting, fitting, cases)
+
+
+def has_informative_times(dataset: Dataset) -> bool:
+    """Whether most users who touched several items did so at several times."""
+    counts = np.bincount(dataset.users, minlength=len(dataset.user_keys))
+    first = np.full(len(counts), np.inf)
+    last = np.full(len(counts), -np.inf)
+    np.minimum.at(first, dataset.users, dataset.times)
+    np.maximum.at(last, dataset.users, dataset.times)
+    several = counts > 1
+    return bool(several.any() and np.mean(last[several] > first[several]) > _INFORMATIVE)
+
+
+def _by_time(dataset: Dataset, kind: ValidationKind, share: float, max_cases: int, seed: int) -> HoldOut:
+    cut = float(np.quantile(dataset.times, 1.0 - share, method="lower"))
+    fitting = dataset.times <= cut
+    if kind is ValidationKind.TEMPORAL:
+        users = np.intersect1d(np.unique(dataset.users[fitting]), np.unique(dataset.users[~fitting]))
+        users = _sample(users, max_cases, seed)
+        moments = np.full(len(users), cut)
+    else:
+        # One question per user and moment after the cut, if the user did anything before that moment.
+        first = np.full(len(dataset.user_keys), np.inf)
+        np.minimum.at(first, dataset.users, dataset.times)
+        asked = np.flatnonzero(~fitting & (dataset.times > first[dataset.users]))
+        pairs = np.unique(np.stack([dataset.users[asked].astype(np.float64), dataset.times[asked]], axis=1), axis=0)
+        pairs = pairs[_sample(np.arange(len(pairs)), max_cases, seed)]
+        pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
+        users, moments = pairs[:, 0].astype(np.int64), pairs[:, 1]
+    order = np.argsort(dataset.users, kind="stable")
+    starts = np.searchsorted(dataset.users[order], np.arange(len(dataset.user_keys) + 1))
+    lengths = starts[users + 1] - starts[users]
+    entries = order[np.repeat(starts[users], lengths) + _counting(lengths)]
+    case_of_entry = np.repeat(np.arange(len(users)), lengths)
+    times, moment = dataset.times[entries], moments[case_of_entry]
+    before = times <= moment if kind is ValidationKind.TEMPORAL else times < moment
+    wanted = times > moment if kind is ValidationKind.TEMPORAL else times == moment
+    cases = _assemble(dataset, case_of_entry, entries, before, wanted, moments)
+    live = fitting if kind is ValidationKind.TEMPORAL else np.ones(len(dataset.users), dtype=np.bool_)
+    return HoldOut(kind, fitting, live, cases)
+
+
+def _neighbourhoods(dataset: Dataset, share: float, seed: int) -> Mask:
+    """For each user a random item and those most like it, `share` of the history rounded; at least one item stays."""
+    vectors = Spectral(_NEIGHBOURHOOD).fit(dataset.interactions()).vectors
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.asarray(vectors / np.where(norms > 0, norms, 1.0), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(dataset.users), dtype=np.bool_)
+    order = np.argsort(dataset.users, kind="stable")
+    sizes = np.bincount(dataset.users, minlength=len(dataset.user_keys))
+    for start, size in zip(np.cumsum(sizes) - sizes, sizes, strict=True):
+        count = min(int(share * size + 0.5), size - 1)
+        if count < 1:
+            continue
+        entries = order[start : start + size]
+        history = unit[dataset.items[entries]]
+        likeness = history @ history[rng.integers(size)]
+        held[entries[np.argsort(-likeness, kind="stable")[:count]]] = True
+    return held
+
+
+def _cases(dataset: Dataset, case_of_pair: Codes, before: Mask, wanted: Mask, moments: Float64) -> Cases:
+    entries = np.flatnonzero(case_of_pair >= 0)
+    return _assemble(dataset, case_of_pair[entries], entries, before[entries], wanted[entries], moments)
+
+
+def _assemble(
+    dataset: Dataset, case_of_entry: Codes, entries: Codes, before: Mask, wanted: Mask, moments: Float64
+) -> Cases:
+    """Cases of entries (positions of pairs), each entry in one case."""
+    shape = (len(moments), len(dataset.item_keys))
+    rows, pairs = case_of_entry[before], entries[before]
+    ages = ages_by_time(rows, dataset.times[pairs]).astype(np.float32)
+    history = sparse.csr_matrix((ages, (rows, dataset.items[pairs])), shape=shape)
+    ones = np.ones(int(wanted.sum()), dtype=np.float32)
+    found = sparse.csr_matrix((ones, (case_of_entry[wanted], dataset.items[entries[wanted]])), shape=shape)
+    answerable = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(found.indptr) > 0))
+    return Cases(history[answerable], found[answerable], moments[answerable])
+
+
+def ages_by_time(groups: Codes, times: Float64) -> Codes:
+    """For each entry 1 + the number of distinct later times in its group: what was done at once has one age."""
+    if len(groups) == 0:
+        return np.zeros(0, dtype=np.int64)
+    order = np.lexsort((-times, groups))
+    new_group = np.append(True, np.diff(groups[order]) != 0)
+    new_time = new_group | np.append(True, np.diff(times[order]) != 0)
+    steps = np.cumsum(new_time)
+    ages = np.empty(len(groups), dtype=np.int64)
+    ages[order] = steps - np.maximum.accumulate(np.where(new_group, steps, 0)) + 1
+    return ages
+
+
+def _counting(lengths: Codes) -> Codes:
+    """0, 1, … length − 1 for each length, one after another."""
+    ends = np.cumsum(lengths)
+    return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def _sample(values: Codes, at_most: int, seed: int) -> Codes:
+    if len(values) <= at_most:
+        return values
+    return np.sort(np.random.default_rng(seed).choice(values, at_most, replace=False))

@@ -1,0 +1,223 @@
+"""BulkRecommend over a real socket: the answers of Recommend, in any order, without buffers and without loss."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from recsvc.app import Service
+from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from tests.api import Api, failure, failure_of
+from tests.cinema import open_cinema
+
+_USERS = [f"u{number}" for number in range(40)]
+
+
+def _element(user_id: str, **fields: object) -> pb.BulkRecommendRequest:
+    return pb.BulkRecommendRequest(key=user_id, request=pb.RecommendRequest(user_id=user_id, **fields))
+
+
+async def _answers(api: Api, *elements: pb.BulkRecommendRequest) -> dict[str, pb.BulkRecommendResponse]:
+    async def requests() -> AsyncIterator[pb.BulkRecommendRequest]:
+        for element in elements:
+            yield element
+
+    found = [answer async for answer in api.recommendations.BulkRecommend(requests())]
+    assert len(found) == len(elements)
+    return {answer.key: answer for answer in found}
+
+
+async def test_each_answer_is_that_of_recommend(standing_cinema: Api) -> None:
+    answers = await _answers(standing_cinema, *(_element(user_id, count=7, explain=True) for user_id in _USERS))
+    assert set(answers) == set(_USERS)
+    for user_id, answer in answers.items():
+        request = pb.RecommendRequest(user_id=user_id, count=7, explain=True)
+        single = await standing_cinema.recommendations.Recommend(request)
+        assert answer.status.code == 0
+        assert answer.response.items == single.items
+        assert answer.response.model_id == single.model_id
+        assert answer.response.recommendation_id != single.recommendation_id
+
+
+async def test_one_bad_element_fails_alone(standing_cinema: Api) -> None:
+    answers = await _answers(
+        standing_cinema,
+        _element("u1"),
+        pb.BulkRecommendRequest(key="too many", request=pb.RecommendRequest(user_id="u1", count=9999)),
+        pb.BulkRecommendRequest(key="bad filter", request=pb.RecommendRequest(user_id="u1", filter="(")),
+        pb.BulkRecommendRequest(key="no request"),
+        pb.BulkRecommendRequest(request=pb.RecommendRequest(user_id="u2")),
+        pb.BulkRecommendRequest(key="no placement", request=pb.RecommendRequest(user_id="u1", placement="nope")),
+        _element("u3"),
+    )
+    failed = {key: failure_of(answer.status, str(answer.status.code)) for key, answer in answers.items()}
+    assert {key for key, answer in answers.items() if answer.status.code == 0} == {"u1", "u3"}
+    assert not any(answers[key].HasField("response") for key in failed if key not in ("u1", "u3"))
+    assert failed["too many"].reason == "INVALID_FIELD"
+    assert "request.count" in failed["too many"].fields
+    assert failed["bad filter"].reason == "INVALID_FILTER"
+    assert failed["no request"].reason == "INVALID_FIELD"
+    assert "key" in failed[""].fields
+    assert failed["no placement"].reason == "PLACEMENT_NOT_FOUND"
+
+
+async def test_a_fault_of_the_service_is_one_elements_own(
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommend = service.engine.recommender.recommend
+
+    async def faulty(tenant_key: object, query: object, **options: object) -> object:
+        if query.user_id == "u5":  # type: ignore[attr-defined]
+            raise ZeroDivisionError("secret")
+        return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.engine.recommender, "recommend", faulty)
+    answers = await _answers(standing_cinema, *map(_element, _USERS))
+    assert [key for key, answer in answers.items() if answer.status.code] == ["u5"]
+    assert answers["u5"].status.code == 13
+    assert "secret" not in str(answers["u5"].status)
+
+
+async def test_every_element_has_a_deadline_of_its_own(
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommend = service.engine.recommender.recommend
+
+    async def slow(tenant_key: object, query: object, **options: object) -> object:
+        if query.user_id == "u5":  # type: ignore[attr-defined]
+            raise TimeoutError
+        return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.engine.recommender, "recommend", slow)
+    answers = await _answers(standing_cinema, _element("u4"), _element("u5"))
+    assert {key: answer.status.code for key, answer in answers.items()} == {"u4": 0, "u5": 4}
+
+
+async def test_what_is_sent_before_the_half_close_is_answered(standing_cinema: Api) -> None:
+    call = standing_cinema.recommendations.BulkRecommend()
+    for user_id in _USERS[:6]:
+        await call.write(_element(user_id))
+    await call.done_writing()
+    keys = [answer.key async for answer in call]
+    assert sorted(keys) == sorted(_USERS[:6])
+
+
+async def test_answers_come_while_the_stream_is_open(standing_cinema: Api) -> None:
+    call = standing_cinema.recommendations.BulkRecommend()
+    for user_id in _USERS[:3]:
+        await call.write(_element(user_id))
+        assert (await call.read()).key == user_id
+    await call.done_writing()
+    assert [answer async for answer in call] == []
+
+
+async def test_no_more_is_read_than_is_in_flight(
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, gate = [], asyncio.Event()
+    recommend = service.engine.recommender.recommend
+
+    async def held(tenant_key: object, query: object, **options: object) -> object:
+        started.append(query.user_id)  # type: ignore[attr-defined]
+        await gate.wait()
+        return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.engine.recommender, "recommend", held)
+    answering = asyncio.create_task(_answers(standing_cinema, *map(_element, _USERS)))
+    in_flight = service.storage.settings.server.bulk_in_flight
+    async with asyncio.timeout(10):
+        while len(started) < in_flight:  # noqa: ASYNC110  (what is waited for is in the service)
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert len(started) == in_flight
+    gate.set()
+    assert len(await answering) == len(_USERS)
+
+
+async def test_a_caller_that_takes_no_answers_is_sent_no_more(
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = 0
+    recommend = service.engine.recommender.recommend
+
+    async def counted(tenant_key: object, query: object, **options: object) -> object:
+        nonlocal taken
+        taken += 1
+        return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.engine.recommender, "recommend", counted)
+    total = 3000
+
+    async def endless() -> AsyncIterator[pb.BulkRecommendRequest]:
+        for number in range(total):
+            element = _element(_USERS[number % 40], count=50, item_mask={"paths": ["*"]}, explain=True)
+            element.key = str(number)
+            yield element
+
+    call = standing_cinema.recommendations.BulkRecommend(endless(), timeout=100)
+    await call.read()
+    before = -1
+    async with asyncio.timeout(60):
+        while before != taken:
+            before = taken
+            await asyncio.sleep(0.5)
+    # What the flow-control windows of the connection hold, and no more.
+    assert taken < total / 2
+    call.cancel()
+
+
+async def test_a_cancelled_stream_stops_its_work(
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, stopped = asyncio.Event(), asyncio.Event()
+
+    async def endless(_tenant_key: object, _query: object, **_options: object) -> object:
+        under_way.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            stopped.set()
+            raise
+        raise AssertionError("not cancelled")
+
+    monkeypatch.setattr(service.engine.recommender, "recommend", endless)
+    call = standing_cinema.recommendations.BulkRecommend()
+    await call.write(_element("u1"))
+    await asyncio.wait_for(under_way.wait(), 5)
+    call.cancel()
+    await asyncio.wait_for(stopped.wait(), 5)
+
+
+async def test_every_list_is_noted_as_shown(api: Api, service: Service) -> None:
+    await open_cinema(api)
+    lists = 300
+    answers = await _answers(
+        api,
+        *(
+            pb.BulkRecommendRequest(key=str(number), request=pb.RecommendRequest(user_id=_USERS[number % 40]))
+            for number in range(lists)
+        ),
+    )
+    ids = [answer.response.recommendation_id for answer in answers.values()]
+    async with asyncio.timeout(10):
+        while (noted := await _noted(service, ids)) < lists:  # noqa: ASYNC110  (written behind the answers)
+            await asyncio.sleep(0.05)
+    assert noted == len(set(ids)) == lists
+
+
+async def _noted(service: Service, recommendation_ids: list[str]) -> int:
+    async with service.storage.database.service_transaction() as connection:
+        cursor = await connection.execute(
+            b"SELECT count(*) AS noted FROM shown WHERE recommendation_id = ANY (%s)", [recommendation_ids]
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return int(row["noted"])
+
+
+async def test_a_stream_needs_a_key(service: Service) -> None:
+    async with Api.connected(service.port, "") as stranger:
+        failed = await failure(_answers(stranger, _element("u1")))
+    assert failed.code == "UNAUTHENTICATED"
