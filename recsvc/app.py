@@ -18,6 +18,7 @@ from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.paging import PageTokens
 from recsvc.embedded import embedded_servers
 from recsvc.engine.fold_in import FoldIn
+from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.projector import Projector
 from recsvc.engine.recommender import Recommender
@@ -41,6 +42,7 @@ from recsvc.rpc.validation import RequestValidator
 from recsvc.settings import Settings
 from recsvc.storage.api_keys import ApiKeyRepository
 from recsvc.storage.candidates import CandidateRepository
+from recsvc.storage.content import ContentRepository
 from recsvc.storage.database import Database
 from recsvc.storage.event_types import EventTypeRepository
 from recsvc.storage.events import EventRepository
@@ -83,6 +85,7 @@ class Storage:
     events: EventRepository
     event_types: EventTypeRepository
     models: ModelRepository
+    content: ContentRepository
     training_runs: TrainingRunRepository
     states: UserStateRepository
     candidates: CandidateRepository
@@ -97,6 +100,7 @@ class Engine:
 
     profiles: TenantProfiles
     fold_in: FoldIn
+    item_fold_in: ItemFoldIn
     recommender: Recommender
     similar_items: SimilarItemFinder
     similar_users: SimilarUserFinder
@@ -149,9 +153,10 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             keys=ApiKeyRepository(database),
             items=ItemRepository(database, changes, longest_transaction_s=longest_transaction_s),
             users=UserRepository(database, changes, events),
-            events=EventRepository(database, changes, longest_transaction_s=settings.postgres.bulk_statement_timeout_s),
+            events=events,
             event_types=EventTypeRepository(database, changes),
             models=ModelRepository(database, changes),
+            content=ContentRepository(database),
             training_runs=TrainingRunRepository(database),
             states=UserStateRepository(database),
             candidates=CandidateRepository(database),
@@ -180,7 +185,8 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     )
     similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles)
     similar_users = SimilarUserFinder(storage.similar_users, profiles, fold_in)
-    return Engine(profiles, fold_in, recommender, similar_items, similar_users)
+    item_fold_in = ItemFoldIn(storage.content, storage.changes)
+    return Engine(profiles, fold_in, item_fold_in, recommender, similar_items, similar_users)
 
 
 @asynccontextmanager
@@ -191,7 +197,9 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         engine = build_engine(storage, shown=shown)
         await stack.enter_async_context(
-            Projector(storage.states, storage.tenants, engine.profiles, engine.fold_in, storage.changes)
+            Projector(
+                storage.states, storage.tenants, engine.profiles, engine.fold_in, engine.item_fold_in, storage.changes
+            )
         )
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,

@@ -184,7 +184,9 @@ async def _similar_users(storage: Storage, served: _Served, _whole: Dataset) -> 
     task = served.task
     # Without a service nobody else carries users over to the new model.
     engine = served.engine
-    projector = Projector(storage.states, storage.tenants, engine.profiles, engine.fold_in, storage.changes)
+    projector = Projector(
+        storage.states, storage.tenants, engine.profiles, engine.fold_in, engine.item_fold_in, storage.changes
+    )
     while await projector.fold_once() or await projector.renew_once():
         pass
     table = task.table

@@ -83,7 +83,7 @@ async def train_with_progress(
 
         heartbeat = asyncio.create_task(_report(storage, tenant_key, run_id, where))
         try:
-            outcome = await Pipeline(storage.models, storage.settings.training).run(
+            outcome = await Pipeline(storage.models, storage.content, storage.settings.training).run(
                 tenant_key, options or TrainingOptions(), progress
             )
         except DomainError as error:

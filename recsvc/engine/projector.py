@@ -1,4 +1,5 @@
-"""Folds dirty users in behind the events, carries users over to a new model, and repairs what caches may have missed.
+"""Folds dirty users in behind the events, carries users over to a new model, gives new items their vectors, and repairs
+what caches may have missed.
 
 Any number of projectors may run: each takes users that no other one holds. A reader that meets a dirty user does not
 wait for a projector, so this is about speed and repair, never about right answers.
@@ -14,6 +15,7 @@ import structlog
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.errors import DomainError, TenantNotFound
 from recsvc.engine.fold_in import FoldIn
+from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.user_states import UserStateRepository
@@ -36,19 +38,25 @@ class Projector:
         tenants: TenantRepository,
         profiles: TenantProfiles,
         fold_in: FoldIn,
+        item_fold_in: ItemFoldIn,
         announcer: VersionAnnouncer,
     ) -> None:
         self._states = states
         self._tenants = tenants
         self._profiles = profiles
         self._fold_in = fold_in
+        self._item_fold_in = item_fold_in
         self._announcer = announcer
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
     async def __aenter__(self) -> Self:
         """Begin to work."""
-        self._tasks = [asyncio.create_task(self._fold()), asyncio.create_task(self._repair())]
+        self._tasks = [
+            asyncio.create_task(self._fold()),
+            asyncio.create_task(self._derive()),
+            asyncio.create_task(self._repair()),
+        ]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -91,6 +99,17 @@ class Projector:
                 _log.warning("projector.failed", error=error.reason)
                 folded = 0
             if folded < _BATCH:
+                await asyncio.sleep(_IDLE_S)
+
+    async def _derive(self) -> None:
+        """Give items that training has not seen their vectors."""
+        while not self._stopping:
+            try:
+                derived = await self._item_fold_in.refresh_once()
+            except DomainError as error:
+                _log.warning("projector.failed", error=error.reason)
+                derived = 0
+            if not derived:
                 await asyncio.sleep(_IDLE_S)
 
     async def _repair(self) -> None:

@@ -1,7 +1,8 @@
 """From candidates with component scores to a ranked list: pure, so that it is tested without a server.
 
-Order: blend → boosts → novelty → best first, or MMR with category caps → exploration. Every step is a factor or a
-reordering, so that the contributions of the sources still add up to the score.
+Order: blend → what silent sources would say of new items → boosts → novelty → best first, or MMR with category caps →
+exploration. Every step adds to a source, is a factor or a reordering, so that the contributions of the sources still
+add up to the score.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from recsvc.domain.ranking.diversity import (
     novelty_factors,
     popularity_percentiles,
 )
+from recsvc.domain.ranking.newcomers import with_estimates
 from recsvc.domain.recommendations import RecommendQuery, Source, Strategy
 from recsvc.storage.candidates import Candidates
 
@@ -74,6 +76,8 @@ def rank(candidates: Candidates, query: RecommendQuery, weights: Mapping[str, fl
     """Rank candidates for a query. seed: of the exploration, so that one request can be repeated exactly."""
     components = {name: _comparable(name, candidates.components[name]) for name in weights}
     blended = blend(components, weights)
+    if query.strategy is Strategy.AUTO:
+        blended = with_estimates(blended, candidates.components["collaborative"], candidates.is_new)
     factors = candidates.boosts
     if query.novelty:
         popularity = np.nan_to_num(candidates.components["popular"], nan=-np.inf)

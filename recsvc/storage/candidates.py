@@ -11,7 +11,7 @@ import numpy as np
 from psycopg import sql
 from psycopg.rows import DictRow
 
-from recsvc.domain.arrays import Float32, Float64
+from recsvc.domain.arrays import Float32, Float64, Mask
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey, UserKey
 from recsvc.domain.recommendations import Boost
@@ -70,7 +70,8 @@ class Candidates:
     """Candidates by item id, one array entry each; a component that a candidate lacks is NaN.
 
     components: collaborative (inner product), neighbors and sequence (sums of weights), content, popular and trending
-    (log2 of a decayed count), new (seconds), recent (position in the history), repeat (signal).
+    (log2 of a decayed count), new (seconds), recent (position in the history), repeat (signal). is_new: those whose
+    vectors are derived, since training has not seen them.
     """
 
     subject: Subject
@@ -79,6 +80,7 @@ class Candidates:
     components: Mapping[str, Float64]
     boosts: Float64
     event_counts: Float64
+    is_new: Mask
     expire_times: Sequence[datetime | None]
     categories: Sequence[Sequence[str]]
     vectors: Float32 | None
@@ -288,6 +290,7 @@ def _candidates(rows: Sequence[DictRow], want_vectors: bool, dimension: int) -> 
         components={name: _column(found, column) for name, column in _COMPONENTS.items()},
         boosts=_column(found, "boost"),
         event_counts=_column(found, "event_count"),
+        is_new=np.array([row["is_derived"] for row in found], dtype=np.bool_),
         expire_times=[row["expire_time"] for row in found],
         categories=[row["category"] or () for row in found],
         vectors=vectors,

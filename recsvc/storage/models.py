@@ -22,6 +22,7 @@ from recsvc.domain.ids import ModelKey, TenantKey
 from recsvc.domain.models import Model, ModelState
 from recsvc.storage import binary_copy
 from recsvc.storage.changes import Changes
+from recsvc.storage.content import PublishedContent, write_content
 from recsvc.storage.database import Connection, Database, execute
 from recsvc.storage.statements import compose, load
 from recsvc.storage.tenants import raise_version
@@ -97,10 +98,15 @@ class ModelRepository:
         tenant_key: TenantKey,
         trained: TrainedModel,
         *,
+        content: PublishedContent | None = None,
         exact_search_items: int,
         progress: Callable[[str, float], None],
     ) -> Model:
-        """Store a model whole and ready to be activated. progress: told the stage (publish, index) and its share."""
+        """Store a model whole and ready to be activated.
+
+        content: None when nothing is known of what items say about themselves. progress: told the stage (publish,
+        index) and its share.
+        """
         dimension = int(trained.vectors.shape[1])
         async with self._database.service_transaction() as connection:
             cursor = await execute(
@@ -128,6 +134,8 @@ class ModelRepository:
             await self._write_weights(connection, "copy_neighbors", *keys, trained.neighbors)
             if trained.transitions is not None:
                 await self._write_weights(connection, "copy_transitions", *keys, trained.transitions)
+            if content is not None:
+                await write_content(connection, tenant_key, model_key, content)
             if shard:  # last, since it locks the table of all models
                 await connection.execute(
                     compose(_SQL["attach_partition"], partition=_partition(shard), shard=sql.Literal(shard))

@@ -1,4 +1,4 @@
-"""One training run: read → tune → evaluate → train on everything → publish → activate unless worse.
+"""One training run: read → tune → evaluate → train on everything → map content → publish → activate unless worse.
 
 The arithmetic runs in a thread; the caller's event loop stays free for progress and cancellation.
 """
@@ -18,14 +18,16 @@ from recsvc.domain.evaluation import catalogue_coverage, mean_novelty, rank_metr
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.models import Model
 from recsvc.settings import TrainingSettings
+from recsvc.storage.content import ContentRepository
 from recsvc.storage.models import ItemWeights, ModelRepository, TrainedModel
+from recsvc.training.catalogue import enrich, read_catalogue
 from recsvc.training.dataset import Dataset, from_signals
 from recsvc.training.selection import Choice, blended_lists, choose
 from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
 from recsvc.training.tuning import Tuned, tune
 from recsvc.training.validation import Cases, ValidationKind, has_informative_times, hold_out
 
-STAGES = ("read", "tune", "evaluate", "train", "publish", "index", "activate")
+STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "activate")
 
 Progress = Callable[[str, float], None]
 _K = 20
@@ -67,8 +69,9 @@ class Outcome:
 class Pipeline:
     """Trains models of one tenant at a time."""
 
-    def __init__(self, models: ModelRepository, settings: TrainingSettings) -> None:
+    def __init__(self, models: ModelRepository, content: ContentRepository, settings: TrainingSettings) -> None:
         self._models = models
+        self._content = content
         self._settings = settings
 
     async def run(self, tenant_key: TenantKey, options: TrainingOptions, progress: Progress) -> Outcome:
@@ -85,8 +88,21 @@ class Pipeline:
         active = await self._models.active(tenant_key)
         recipe = self._recipe(dataset, options, active)
         trained = await asyncio.to_thread(self._train, dataset, recipe, options, progress, watch)
+        enriched = await asyncio.to_thread(
+            enrich,
+            trained,
+            dataset.interactions(),
+            await read_catalogue(self._content, tenant_key),
+            progress=lambda share: progress("content", share),
+        )
+        progress("content", 1.0)
+        watch.lap("content")
         model = await self._models.publish(
-            tenant_key, trained, exact_search_items=self._settings.exact_search_items, progress=progress
+            tenant_key,
+            enriched.trained,
+            content=enriched.content,
+            exact_search_items=self._settings.exact_search_items,
+            progress=progress,
         )
         watch.lap("publish+index")
         # Another run may have activated its model meanwhile.

@@ -19,7 +19,6 @@ from recsvc.domain.models import Model
 from recsvc.domain.recommendations import RecommendQuery, Strategy
 from recsvc.domain.tenancy import Tenant, TenantSettings
 from recsvc.engine.item_fold_in import BATCH, ItemFoldIn
-from recsvc.storage.content import ContentRepository, write_content
 from recsvc.storage.models import ItemWeights, TrainedModel
 from recsvc.storage.statements import load
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
@@ -50,7 +49,7 @@ class Cinema:
 
     @property
     def item_fold_in(self) -> ItemFoldIn:
-        return ItemFoldIn(ContentRepository(self.storage.database), RecordedChanges())
+        return ItemFoldIn(self.storage.content, RecordedChanges())
 
     async def create(self, *items: Item) -> None:
         await self.storage.items.upsert_many(self.tenant, items)
@@ -62,7 +61,7 @@ class Cinema:
         """Derive until nothing is due."""
         for _ in range(100):
             await self.item_fold_in.refresh(self.tenant)
-            if self.tenant not in await ContentRepository(self.storage.database).tenants_with_due_items():
+            if self.tenant not in await self.storage.content.tenants_with_due_items():
                 return
         raise AssertionError("there is always something due")
 
@@ -108,18 +107,15 @@ async def _trained(storage: Storage, tenant: TenantKey, *, with_content: bool = 
         user_count=len(dataset.user_keys),
         event_count=len(dataset.users),
     )
-    catalogue = await read_catalogue(ContentRepository(storage.database), tenant)
+    catalogue = await read_catalogue(storage.content, tenant)
     enriched = enrich(trained, interactions, catalogue)
     model = await storage.models.publish(
         tenant,
         enriched.trained if with_content else trained,
+        content=enriched.content if with_content else None,
         exact_search_items=exact,
         progress=lambda _stage, _share: None,
     )
-    if with_content:
-        assert enriched.content is not None
-        async with storage.database.service_transaction() as connection:
-            await write_content(connection, tenant, model.model_key, enriched.content)
     return await storage.models.activate(tenant, model.model_id)
 
 
@@ -368,7 +364,7 @@ async def test_a_model_without_content_leaves_new_items_to_the_other_sources(cin
 
 
 async def test_without_a_model_nothing_stays_due(storage: Storage, tenant: TenantKey) -> None:
-    content = ContentRepository(storage.database)
+    content = storage.content
     await storage.items.upsert_many(tenant, [_a_film("new", "space")])
     await storage.events.write(tenant, [_a_view("u", "new")])
     await ItemFoldIn(content, RecordedChanges()).refresh(tenant)
@@ -428,7 +424,7 @@ async def test_another_tenants_items_are_left_alone(cinema: Cinema, storage: Sto
 
 
 async def test_the_catalogue_is_read_whole_and_in_parts(cinema: Cinema) -> None:
-    catalogue = await read_catalogue(ContentRepository(cinema.storage.database), cinema.tenant)
+    catalogue = await read_catalogue(cinema.storage.content, cinema.tenant)
     assert len(catalogue.item_keys) == len(set(catalogue.item_keys.tolist())) == len(_GENRES) * _PER_GENRE
     assert set(catalogue.table.names) == {"type:film", *(f"category:{genre}" for genre in _GENRES)}
     keys: Sequence[ItemKey] = [ItemKey(int(key)) for key in catalogue.item_keys[[3, 0]]]

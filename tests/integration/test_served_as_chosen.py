@@ -45,7 +45,7 @@ async def test_the_served_lists_are_those_of_the_exact_model(
     storage: Storage, walkers: TenantKey, index_from: int
 ) -> None:
     settings = TrainingSettings(exact_search_items=index_from)
-    outcome = await Pipeline(storage.models, settings).run(
+    outcome = await Pipeline(storage.models, storage.content, settings).run(
         walkers, TrainingOptions(force_activation=True), lambda _stage, _share: None
     )
     assert len(outcome.model.blend_weights) > 1
@@ -70,7 +70,7 @@ async def test_the_served_lists_are_those_of_the_exact_model(
 
 
 async def test_a_later_run_keeps_what_was_tuned(storage: Storage, walkers: TenantKey) -> None:
-    pipeline = Pipeline(storage.models, TrainingSettings())
+    pipeline = Pipeline(storage.models, storage.content, TrainingSettings())
     options = TrainingOptions(force_activation=True)
     tuned = await pipeline.run(walkers, replace(options, tune_budget_s=1.5), lambda _stage, _share: None)
     assert tuned.model.hyperparameters["tuned"]

@@ -61,7 +61,7 @@ async def tastes(storage: Storage, tenant: TenantKey) -> TenantKey:
 
 
 async def _train(storage: Storage, tenant: TenantKey, **options: object) -> Outcome:
-    pipeline = Pipeline(storage.models, TrainingSettings())
+    pipeline = Pipeline(storage.models, storage.content, TrainingSettings())
     return await pipeline.run(tenant, TrainingOptions(**options), lambda _stage, _share: None)  # type: ignore[arg-type]
 
 
@@ -176,7 +176,7 @@ async def test_a_first_model_beats_popularity_and_serves(storage: Storage, taste
 
 async def test_progress_goes_through_the_stages_and_never_back(storage: Storage, tastes: TenantKey) -> None:
     told: list[tuple[int, float]] = []
-    pipeline = Pipeline(storage.models, TrainingSettings())
+    pipeline = Pipeline(storage.models, storage.content, TrainingSettings())
     await pipeline.run(
         tastes, TrainingOptions(), lambda stage, share: told.append((STAGES.index(stage), round(share, 6)))
     )
@@ -341,7 +341,7 @@ async def test_nobody_waits_while_a_large_model_is_written(
             connection.execute("LOCK TABLE item_factors IN ACCESS EXCLUSIVE MODE NOWAIT")
         free.append(stage)
 
-    pipeline = Pipeline(storage.models, TrainingSettings(exact_search_items=10))
+    pipeline = Pipeline(storage.models, storage.content, TrainingSettings(exact_search_items=10))
     outcome = await pipeline.run(tastes, TrainingOptions(), lock_out)
     assert outcome.model.shard == outcome.model.model_key
     assert free == ["publish", "index"]
@@ -350,7 +350,7 @@ async def test_nobody_waits_while_a_large_model_is_written(
 async def test_nobody_waits_while_a_tenant_with_a_large_model_is_deleted(
     storage: Storage, tastes: TenantKey, new_tenant: Tenant
 ) -> None:
-    pipeline = Pipeline(storage.models, TrainingSettings(exact_search_items=10))
+    pipeline = Pipeline(storage.models, storage.content, TrainingSettings(exact_search_items=10))
     await pipeline.run(tastes, TrainingOptions(), lambda _stage, _share: None)
     async with storage.database.service_transaction() as connection:
         # Stands for the minutes that deleting many events takes.

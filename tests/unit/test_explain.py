@@ -27,6 +27,7 @@ def _candidates(boosts: list[float], **components: list[float]) -> Candidates:
         components=blank | {name: np.array(values) for name, values in components.items()},
         boosts=np.array(boosts),
         event_counts=np.zeros(_SIZE),
+        is_new=np.zeros(_SIZE, dtype=np.bool_),
         expire_times=[None] * _SIZE,
         categories=[()] * _SIZE,
         vectors=None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ def _candidates(**components: list[float]) -> Candidates:
         components=blank | {name: np.array(values) for name, values in components.items()},
         boosts=np.ones(size),
         event_counts=np.zeros(size),
+        is_new=np.zeros(size, dtype=np.bool_),
         expire_times=[None] * size,
         categories=[["even" if number % 2 == 0 else "odd"] for number in range(size)],
         vectors=None,
@@ -98,3 +101,14 @@ def test_queries_share_a_fingerprint_only_if_they_ask_for_the_same() -> None:
     ]
     assert len({query.fingerprint() for query in queries}) == len(queries)
     assert RecommendQuery(placement="x").fingerprint() == RecommendQuery().fingerprint()
+
+
+def test_an_item_too_new_for_neighbors_is_not_held_back_by_their_silence() -> None:
+    told = [*np.linspace(1.0, 0.1, 20), 0.95]
+    candidates = _candidates(collaborative=told, neighbors=[*np.linspace(1.0, 0.1, 20), float("nan")])
+    is_new = np.arange(21) == 20
+    query = RecommendQuery(count=3)
+    assert 20 not in rank(candidates, query, _AUTO, seed=0).positions
+    assert 20 in rank(replace(candidates, is_new=is_new), query, _AUTO, seed=0).positions
+    by_neighbors = replace(query, strategy=Strategy.NEIGHBORS)
+    assert 20 not in rank(replace(candidates, is_new=is_new), by_neighbors, {"neighbors": 1.0}, seed=0).positions

@@ -138,7 +138,8 @@ SELECT NULL::bigint AS item_key, s.user_key, s.version, s.folded_version, s.mode
        coalesce(cardinality(s.item_keys), 0) + (SELECT count(*) FROM session) AS history_size,
        NULL::text AS item_id, NULL::real AS collaborative, NULL::real AS neighbors, NULL::real AS sequence,
        NULL::real AS content,
-       NULL::float8 AS popular, NULL::float8 AS trending, NULL::bigint AS event_count, NULL::float8 AS newness,
+       NULL::float8 AS popular, NULL::float8 AS trending, NULL::bigint AS event_count, NULL::boolean AS is_derived,
+       NULL::float8 AS newness,
        NULL::bigint AS position, NULL::real AS signal, NULL::float8 AS boost, NULL::timestamptz AS expire_time,
        NULL::text[] AS category, NULL::halfvec AS vector
 FROM (SELECT 1) AS one LEFT JOIN subject s ON true
@@ -148,7 +149,7 @@ UNION ALL
        n.score, q.score,
        (SELECT sum(t.weight) / sqrt(cardinality(i.categories || i.tags))
         FROM taste t WHERE t.label = ANY (i.categories || i.tags))::real,
-       st.popularity, st.{trend}, coalesce(st.event_count, 0),
+       st.popularity, st.{trend}, coalesce(st.event_count, 0), d.item_key IS NOT NULL,
        extract(epoch FROM coalesce(i.publish_time, i.create_time))::float8,
        h.position, h.weight, {boost}, i.expire_time, {category},
        CASE WHEN %(want_vectors)s THEN f.vector END
@@ -156,6 +157,7 @@ FROM chosen c
 JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = c.item_key
 LEFT JOIN item_factors f ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
      AND f.item_key = c.item_key
+LEFT JOIN derived_items d ON d.tenant_key = %(tenant)s AND d.model_key = %(model)s AND d.item_key = c.item_key
 LEFT JOIN neighbor_scores n ON n.item_key = c.item_key
 LEFT JOIN sequence_scores q ON q.item_key = c.item_key
 LEFT JOIN item_stats st ON st.tenant_key = %(tenant)s AND st.item_key = c.item_key
