@@ -28,6 +28,8 @@ from rich.table import Table
 
 from bench.imports import measure
 from bench.load import LoadResult, load
+from bench.training import measure as measure_training
+from bench.training import table_of
 from recsvc.app import Storage, open_storage
 from recsvc.cli.loading import load as load_dataset
 from recsvc.cli.tenants import new_key
@@ -47,12 +49,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=4000, help="calls per measurement")
     parser.add_argument("--import-users", type=int, default=5000, help="users of the import; forty events each")
+    parser.add_argument(
+        "--training-events", type=int, nargs="*", default=[1_000_000, 5_000_000, 20_000_000],
+        help="sizes of the trainings; none leaves them out",
+    )  # fmt: skip
+    parser.add_argument("--only-training", action="store_true", help="leave all the rest out")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="recsvc-bench-"))
     home.chmod(0o755)
     try:
-        figures = asyncio.run(_measure(home, arguments.calls, arguments.import_users))
+        figures = (
+            {} if arguments.only_training else asyncio.run(_measure(home, arguments.calls, arguments.import_users))
+        )
+        if arguments.training_events:
+            figures |= asyncio.run(_measure_training(home, arguments.training_events))
     finally:
         shutil.rmtree(home, ignore_errors=True)
     if arguments.json:
@@ -123,6 +134,21 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
             figures[f"training {stage} s"] = seconds
         console.print(table)
     console.print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")
+    return figures
+
+
+async def _measure_training(home: Path, sizes: list[int]) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    results = []
+    async with open_storage(Settings(embedded_dir=home, database_url=None, redis_url=None)) as storage:
+        for events in sizes:
+            result = await measure_training(storage, events)
+            results.append(result)
+            for stage, seconds in result.seconds.items():
+                figures[f"training {events} {stage} s"] = seconds
+                figures[f"training {events} {stage} peak GiB"] = result.peak_bytes[stage] / 2**30
+            Console(stderr=True).print(f"trained on {events:,} events in {sum(result.seconds.values()):.0f} s")
+    Console().print(table_of(results))
     return figures
 
 

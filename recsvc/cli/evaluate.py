@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.table import Table as RichTable
 
 from recsvc.cli.evaluation_plan import NothingToAsk, Plan
 from recsvc.cli.evaluation_run import run
+from recsvc.cli.places import data_place
 from recsvc.cli.questioning import AnswerFailed
 from recsvc.cli.running import run_async
 from recsvc.datasets import FORMATS, Dataset, open_dataset
@@ -247,9 +247,7 @@ def _opened(
         if dataset not in FORMATS or path is None:
             raise typer.BadParameter(f"name one of {', '.join(_PRESETS)}, or a format with --path")
         preset = _Preset(dataset, "", SplitKind.TEMPORAL)
-    place = path or Path(os.environ.get("RECSVC_DATA_DIR", "../shared/data")) / preset.folder
-    if not place.exists():
-        raise typer.BadParameter(f"{place} is not there; name its place with --path or RECSVC_DATA_DIR")
+    place = data_place(preset.folder, path)
     has_own_test = test_file is not None or test_path is not None
     kind = split or (SplitKind.GIVEN if has_own_test else preset.split)
     chosen_test_file = test_file or (preset.test_file if test_path is None else None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from rich.table import Table as RichTable
 
 from recsvc.app import Engine, Storage, build_engine, open_storage
 from recsvc.cli.loading import load, progress_bar, report
+from recsvc.cli.places import opened
 from recsvc.cli.running import run_async
 from recsvc.cli.train import train_with_progress
-from recsvc.datasets import FORMATS, Dataset, open_dataset
+from recsvc.datasets import FORMATS, Dataset
 from recsvc.datasets.masked import part_of, with_every_item
 from recsvc.domain.arrays import Codes, Float64
 from recsvc.domain.evaluation import EMPTY
@@ -46,8 +46,6 @@ _CONCURRENCY = 4
 _Answer = TypeVar("_Answer")
 _NEGATIVES = 100
 _MOST_WANTED = 20
-_FOLDERS = {"movielens": "ml-100k", "goodbooks": "goodbooks-10k"}
-"""Where a format's data set is, if its folder is not named like the format."""
 
 
 class RelatedCall(StrEnum):
@@ -100,13 +98,8 @@ def evaluate_related(
     keep: Annotated[bool, typer.Option(help="Keep the tenant that was made for it.")] = False,
 ) -> None:
     """Judge SimilarItems, bought-together, SimilarUsers and RankItems against their baselines on a data set."""
-    if dataset not in FORMATS:
-        raise typer.BadParameter(f"name one of {', '.join(FORMATS)}")
-    place = path or Path(os.environ.get("RECSVC_DATA_DIR", "../shared/data")) / _FOLDERS.get(dataset, dataset)
-    if not place.exists():
-        raise typer.BadParameter(f"{place} is not there; name its place with --path or RECSVC_DATA_DIR")
     console = Console(stderr=True)
-    whole = open_dataset(dataset, place)
+    whole = opened(dataset, path)
     table = read_table(whole.events())
     task = split_table(table, split, test_share=test_share, at_most=questions, seed=seed)
     check_task(task)

@@ -45,7 +45,8 @@ from recsvc.training.exact_answers import exact_lists
 from recsvc.training.leakage import check_sessions, check_stored_pairs, check_task, watched
 from recsvc.training.pipeline import TrainingOptions
 from recsvc.training.protocols import SplitKind, Table, Task, read_table, split_table, validation_for
-from recsvc.training.report import Report, Served, peak_memory_bytes, versions
+from recsvc.training.report import Report, Served, versions
+from recsvc.training.stopwatch import peak_memory_bytes
 
 _COMPARED = 2000
 """Lists of a server that are compared with those of this process, evenly spread."""

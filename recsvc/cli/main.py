@@ -14,6 +14,7 @@ import typer
 from recsvc.cli.call import call
 from recsvc.cli.demo import demo
 from recsvc.cli.evaluate import evaluate
+from recsvc.cli.evaluate_cold import evaluate_cold
 from recsvc.cli.evaluate_related import evaluate_related
 from recsvc.cli.importing import import_data, seed
 from recsvc.cli.maintenance import health, migrate, settings, stop
@@ -34,6 +35,7 @@ app.command()(seed)
 app.command()(train)
 app.command()(evaluate)
 app.command()(evaluate_related)
+app.command()(evaluate_cold)
 app.command()(call)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +39,7 @@ def train(
     ] = False,
     budget: Annotated[float, typer.Option(min=1, help="Seconds for the search; a trial that began is ended.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Of what is held out and of the search.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write model, figures and times there.")] = None,
     run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train a model on the tenant's events, publish it, and let it serve unless it is worse than the present one."""
@@ -49,7 +52,9 @@ def train(
         async with open_storage(Settings()) as storage:
             tenant_key = (await storage.tenants.get(TenantId(tenant))).tenant_key
             id_of_run = run_id or (await storage.training_runs.start(tenant_key, {})).training_run_id
-            await train_with_progress(storage, tenant_key, console, options, id_of_run)
+            outcome = await train_with_progress(storage, tenant_key, console, options, id_of_run)
+            if json_file is not None:
+                await asyncio.to_thread(json_file.write_text, json.dumps(_document(outcome), indent=2) + "\n", "utf-8")
 
     run_async(run())
 
@@ -120,6 +125,23 @@ async def _report(storage: Storage, tenant_key: TenantKey, run_id: str, where: d
         await asyncio.sleep(_HEARTBEAT_S)
 
 
+def _document(outcome: Outcome) -> dict[str, object]:
+    model = outcome.model
+    return {
+        "model_id": model.model_id,
+        "activated": outcome.activated,
+        "reason": outcome.reason,
+        "algorithm": model.algorithm,
+        "items": model.item_count,
+        "users": model.user_count,
+        "interactions": model.event_count,
+        "blend": dict(model.blend_weights),
+        "metrics": dict(model.metrics),
+        "seconds": dict(outcome.seconds),
+        "peak_bytes": dict(outcome.peak_bytes),
+    }
+
+
 def _table(outcome: Outcome) -> Table:
     model = outcome.model
     table = Table("model", model.model_id, title="trained")
@@ -136,6 +158,7 @@ def _table(outcome: Outcome) -> Table:
     for name, value in model.metrics.items():
         table.add_row(name, f"{value:.4f}")
     table.add_row("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in outcome.seconds.items()))
+    table.add_row("peak GiB", ", ".join(f"{stage} {peak / 2**30:.2f}" for stage, peak in outcome.peak_bytes.items()))
     return table
 
 

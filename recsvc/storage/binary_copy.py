@@ -22,7 +22,7 @@ _INT8_OID, _FLOAT4_OID = 20, 700
 Keys = NDArray[np.int64]
 
 
-def read_signals(data: bytes) -> tuple[Keys, Keys, NDArray[np.float64], NDArray[np.float64]]:
+def read_signals(data: bytes | bytearray) -> tuple[Keys, Keys, NDArray[np.float64], NDArray[np.float64]]:
     """Columns of rows (int8, int8, float8, float8) without NULLs, as COPY … TO STDOUT (FORMAT BINARY) sends them."""
     row = np.dtype(
         [("fields", ">i2")]

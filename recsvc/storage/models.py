@@ -90,8 +90,10 @@ class ModelRepository:
             connection.cursor() as cursor,
             cursor.copy(_SQL["export_signals"].rstrip(";").encode(), {"tenant": tenant_key}) as copy,
         ):
-            chunks = [bytes(chunk) async for chunk in copy]
-        return Signals(*binary_copy.read_signals(b"".join(chunks)))
+            data = bytearray()
+            async for row in copy:
+                data += row
+        return Signals(*binary_copy.read_signals(data))
 
     async def publish(
         self,

@@ -30,6 +30,7 @@ from recsvc.storage.items import ItemRepository
 from recsvc.training.algorithms.content import Content, ContentConfig, ContentFit, FeatureTable
 from recsvc.training.algorithms.interface import ItemFactors
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
+from recsvc.training.challengers import Advance
 from recsvc.training.protocols import Table
 
 _BLOCK_USERS = 256
@@ -148,10 +149,11 @@ async def served(
     *,
     k: int = 50,
     strategy: Strategy = Strategy.AUTO,
+    advance: Advance = lambda _count: None,
 ) -> ColdStart:
     """The same through the recommender: the cold items are created after training, and derived as the service does.
 
-    tenant_key: an empty tenant. Among the cold ones alone nothing is asked.
+    tenant_key: an empty tenant. Among the cold ones alone nothing is asked. advance: told of more lists.
     """
     cold_ids = {item_id for item_id, is_cold in zip(split.table.item_ids, split.cold, strict=True) if is_cold}
     for items in _chunks([item for item in dataset.items() if item.item_id not in cold_ids], _ITEMS):
@@ -161,12 +163,12 @@ async def served(
     for items in _chunks([item for item in dataset.items() if item.item_id in cold_ids], _ITEMS):
         await storage.items.upsert_many(tenant_key, items)
     await _derive(storage, tenant_key)
-    before = await _served_recall(split, tenant_key, storage.recommender, strategy, k)
+    before = await _served_recall(split, tenant_key, storage.recommender, strategy, k, advance)
     first = np.zeros(len(split.train), dtype=np.bool_)
     first[split.first_events] = True
     await _write(storage, tenant_key, dataset, first)
     await _derive(storage, tenant_key)
-    after = await _served_recall(split, tenant_key, storage.recommender, strategy, k)
+    after = await _served_recall(split, tenant_key, storage.recommender, strategy, k, advance)
     return ColdStart(len(split.tested), len(cold_ids), before, after, {})
 
 
@@ -260,7 +262,7 @@ async def _derive(storage: ServedBy, tenant_key: TenantKey) -> None:
 
 
 async def _served_recall(
-    split: ColdSplit, tenant_key: TenantKey, recommender: Recommender, strategy: Strategy, k: int
+    split: ColdSplit, tenant_key: TenantKey, recommender: Recommender, strategy: Strategy, k: int, advance: Advance
 ) -> ColdRecall:
     codes = {item_id: code for code, item_id in enumerate(split.table.item_ids)}
     lists = np.full((len(split.tested), k), EMPTY, dtype=np.int64)
@@ -269,6 +271,7 @@ async def _served_recall(
         found = await recommender.recommend(tenant_key, query)
         ranked = [codes.get(item.item_id, EMPTY) for item in found.items]
         lists[row, : len(ranked)] = ranked
+        advance(1)
     return _figures(split, lists, None)
 
 

@@ -6,7 +6,6 @@ The arithmetic runs in a thread; the caller's event loop stays free for progress
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import hypot
@@ -24,6 +23,7 @@ from recsvc.training.catalogue import enrich, read_catalogue
 from recsvc.training.dataset import Dataset, from_signals
 from recsvc.training.selection import Choice, blended_lists, choose
 from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
+from recsvc.training.stopwatch import Stopwatch
 from recsvc.training.tuning import Tuned, tune
 from recsvc.training.validation import Cases, ValidationKind, has_informative_times, hold_out
 
@@ -58,12 +58,13 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The published model, whether it serves now, and why not; seconds by stage."""
+    """The published model, whether it serves now, and why not; seconds and peak memory of this process by stage."""
 
     model: Model
     activated: bool
     reason: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -79,7 +80,7 @@ class Pipeline:
 
         progress: told the stage and the share of it that is done. Raises NotEnoughData.
         """
-        watch = _Stopwatch()
+        watch = Stopwatch()
         await self._models.delete_surplus(tenant_key, self._settings.keep_models)
         progress("read", 0.0)
         dataset = from_signals(await self._models.signals(tenant_key))
@@ -112,11 +113,11 @@ class Pipeline:
             model = await self._models.activate(tenant_key, model.model_id)
         progress("activate", 1.0)
         watch.lap("activate")
-        return Outcome(model, not reason, reason, watch.seconds)
+        return Outcome(model, not reason, reason, watch.seconds, watch.peak_bytes)
 
     @staticmethod
     def _train(
-        dataset: Dataset, recipe: Recipe, options: TrainingOptions, progress: Progress, watch: _Stopwatch
+        dataset: Dataset, recipe: Recipe, options: TrainingOptions, progress: Progress, watch: Stopwatch
     ) -> TrainedModel:
         tuned = Tuned(recipe)
         choice: Choice | None = None
@@ -269,14 +270,3 @@ def _why_worse(model: Model, active: Model | None) -> str:
     if new >= old - _WORSE_ERRORS * error:
         return ""
     return f"MODEL_WORSE: NDCG@{_K} {new:.4f} against {old:.4f} of the model that serves"
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -76,12 +74,6 @@ class Loss:
 def versions() -> Mapping[str, str]:
     """Of Python and the packages that figures depend on."""
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held; servers that it started are not in it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def losses(report: Report) -> list[Loss]:

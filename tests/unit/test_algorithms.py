@@ -7,11 +7,11 @@ import pytest
 from scipy import sparse
 
 from recsvc.domain.arrays import Interactions
-from recsvc.training.algorithms import neighbors
+from recsvc.training.algorithms import neighbors, spectral
 from recsvc.training.algorithms.interface import ItemFactors, ItemNeighbors
 from recsvc.training.algorithms.neighbors import Neighbors, NeighborsConfig
 from recsvc.training.algorithms.popularity import item_popularity, popularity_scores
-from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
+from recsvc.training.algorithms.spectral import Spectral, SpectralConfig, orthonormal
 
 
 def some_interactions(users: int = 60, items: int = 40, density: float = 0.15, seed: int = 7) -> Interactions:
@@ -176,3 +176,22 @@ def test_popularity_counts_users_with_a_positive_signal() -> None:
 
 def _dense(scores: np.ndarray | Interactions) -> np.ndarray:
     return scores.toarray() if sparse.issparse(scores) else np.asarray(scores)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-8])
+def test_a_basis_is_orthonormal_and_spans_the_columns_however_dependent_they_are(scale: float) -> None:
+    rng = np.random.default_rng(1)
+    columns = rng.standard_normal((500, 20)).astype(np.float32)
+    columns[:, 10:] = columns[:, :10] + np.float32(scale) * columns[:, 10:]
+    basis = orthonormal(columns)
+    assert np.abs(basis.T @ basis - np.eye(20)).max() < 1e-4
+    assert np.allclose(basis @ (basis.T @ columns), columns, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_fit_in_blocks_of_users_is_the_fit_of_the_whole(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    interactions = some_interactions(users=300)
+    whole = Spectral(SpectralConfig(dimension=8, threads=1)).fit(interactions)
+    monkeypatch.setattr(spectral, "_LEAST_BLOCK_ROWS", 25)
+    in_blocks = Spectral(SpectralConfig(dimension=8, threads=threads)).fit(interactions)
+    assert np.allclose(in_blocks.scores(interactions), whole.scores(interactions), atol=1e-4)
