@@ -141,14 +141,14 @@ def evaluate(
         ),
     ] = False,
     live: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--live",
-            help="With next-item: record what happens as time goes on, as a live service would, instead of sending it"
-            " along as the session.",
+            "--live/--frozen",
+            help="With next-item: record what happens as time goes on, as a live service does (default), or record"
+            " nothing after training and send the items of the running session along.",
             rich_help_panel=_JUDGING,
         ),
-    ] = False,
+    ] = None,
     through_server: Annotated[
         bool,
         typer.Option(
@@ -207,7 +207,7 @@ def evaluate(
             tune_budget_s=budget if tune else None,
             seed=seed,
             exact=exact,
-            live=live,
+            live=kind is SplitKind.NEXT_ITEM and live is not False,
             through_server=through_server or address is not None,
             address=address,
             keep=keep,

@@ -32,6 +32,7 @@ class Model:
     """A published model. `blend_weights` says how much each source counts in AUTO.
 
     recency: by source, how much an item of a history counts against the one touched after it; 1 where it is not named.
+    signal_power: what an item's signal is raised to before that; 0 = all alike.
     """
 
     model_key: ModelKey
@@ -49,6 +50,7 @@ class Model:
     create_time: datetime
     activate_time: datetime | None = None
     recency: Mapping[str, float] = field(default_factory=dict)
+    signal_power: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

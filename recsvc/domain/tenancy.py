@@ -50,7 +50,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class ServingModel:
-    """What serving needs to know of the active model. recency: by source, as Model has it."""
+    """What serving needs to know of the active model. recency: by source, and signal_power, as Model has them."""
 
     model_key: ModelKey
     model_id: str
@@ -58,6 +58,7 @@ class ServingModel:
     shard: int
     blend_weights: Mapping[str, float]
     recency: Mapping[str, float]
+    signal_power: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

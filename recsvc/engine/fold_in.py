@@ -1,8 +1,9 @@
-"""From events to what is known of a user, in closed form: u = Σ ρ^(a_j − 1) s_j v_j over the items j they like.
+"""From events to what is known of a user, in closed form: u = Σ r_j^p ρ^(a_j − 1) s_j v_j over the items j they like.
 
-v_j is the vector of item j, s_j its fold-in scale (training.algorithms.spectral), a_j its age in distinct times and ρ
-the recency that validation chose for the model, 1 where order says nothing. Nothing is trained per user, so a
-state is a pure function of the events and the model, and can be computed again at any time.
+v_j is the vector of item j, s_j its fold-in scale (training.algorithms.spectral), r_j the signal of the events about
+it, a_j its age in distinct times. The signal power p and the recency ρ are those that validation chose for the model,
+0 and 1 where strength and order say nothing. Nothing is trained per user, so a state is a pure function of the events
+and the model, and can be computed again at any time.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ def liked_items(history: History, limit: int) -> Liked:
     return Liked(tuple(item_keys), tuple(signals), tuple(ages))
 
 
-def fold_in(liked: Liked, vectors: Mapping[ItemKey, Float32], recency: float = 1.0) -> Float32 | None:
-    """The user's vector, (dimension,): the sum of the items' fold-in vectors, each times recency^(age − 1).
+def fold_in(
+    liked: Liked, vectors: Mapping[ItemKey, Float32], recency: float = 1.0, signal_power: float = 0.0
+) -> Float32 | None:
+    """The user's vector, (dimension,): the sum of the items' fold-in vectors times signal^power · recency^(age − 1).
 
     None when no item has a vector.
     """
     known = [
-        vectors[item] * np.float32(recency ** (age - 1))
-        for item, age in zip(liked.item_keys, liked.ages, strict=True)
+        vectors[item] * np.float32(signal**signal_power * recency ** (age - 1))
+        for item, signal, age in zip(liked.item_keys, liked.signals, liked.ages, strict=True)
         if item in vectors
     ]
     return np.sum(known, axis=0, dtype=np.float32) if known else None
@@ -93,6 +96,7 @@ class FoldIn:
         needed = {item for found in liked.values() for item in found.item_keys}
         vectors: Mapping[ItemKey, Float32] = {}
         recency = model.recency.get(Source.COLLABORATIVE, 1.0) if model else 1.0
+        signal_power = model.signal_power if model else 0.0
         if model is not None and needed:
             vectors = (await self._states.fold_in_vectors(tenant_key, model, sorted(needed))).by_item
         return [
@@ -103,7 +107,7 @@ class FoldIn:
                 weights=liked[history.user_key].signals,
                 ages=liked[history.user_key].ages,
                 seen_keys=tuple(item for item, seen in zip(history.item_keys, history.seen, strict=True) if seen),
-                vector=fold_in(liked[history.user_key], vectors, recency),
+                vector=fold_in(liked[history.user_key], vectors, recency, signal_power),
             )
             for history in histories
         ]

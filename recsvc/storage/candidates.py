@@ -140,6 +140,7 @@ class CandidateRepository:
             "user_id": question.user_id,
             "session_items": list(question.session_item_ids),
             **_recencies(question.recency),
+            "signal_power": serving.signal_power,
             "sequence_items": question.sequence_items,
             "history": question.history_items,
             "neighbors_per_item": question.neighbors_per_item,
@@ -193,6 +194,7 @@ class CandidateRepository:
                 "items": list(items),
                 "history": question.history_items,
                 **_recencies(question.recency),
+                "signal_power": model.signal_power,
                 "sequence_items": question.sequence_items,
             },
         )

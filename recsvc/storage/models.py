@@ -60,6 +60,7 @@ class TrainedModel:
     """A model as training hands it over; arrays by position in `item_keys`.
 
     vectors: (n, dimension); fold_in_scales: (n,); transitions: what follows what; None where behaviour has no order.
+    signal_power: how much of the strength of a signal counts, 0 = all alike.
     """
 
     item_keys: Keys
@@ -70,6 +71,7 @@ class TrainedModel:
     algorithm: str
     blend_weights: Mapping[str, float]
     recency: Mapping[str, float]
+    signal_power: float
     hyperparameters: Mapping[str, object]
     metrics: Mapping[str, float]
     user_count: int
@@ -121,6 +123,7 @@ class ModelRepository:
                     "dimension": dimension,
                     "blend_weights": Jsonb(dict(trained.blend_weights)),
                     "recency": Jsonb(dict(trained.recency)),
+                    "signal_power": trained.signal_power,
                     "hyperparameters": Jsonb(dict(trained.hyperparameters)),
                     "metrics": Jsonb(dict(trained.metrics)),
                     "item_count": len(trained.item_keys),
@@ -289,6 +292,7 @@ def _model(row: Any) -> Model:
         shard=row["shard"],
         blend_weights=row["blend_weights"],
         recency=row["recency"],
+        signal_power=row["signal_power"],
         hyperparameters=row["hyperparameters"],
         metrics=row["metrics"],
         item_count=row["item_count"],

@@ -138,6 +138,7 @@ class TenantRepository:
                 shard=row["shard"],
                 blend_weights=row["blend_weights"],
                 recency=row["recency"],
+                signal_power=row["signal_power"],
             )
         schema = tuple(
             AttributeRule(key, AttributeType(kind), required, filterable)

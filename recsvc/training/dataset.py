@@ -17,26 +17,33 @@ _LEAST_USERS, _LEAST_ITEMS, _LEAST_INTERACTIONS = 2, 2, 10
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Positive interactions; user_keys and item_keys name the rows and columns, `users` and `items` the pairs."""
+    """Positive interactions; user_keys and item_keys name the rows and columns, `users` and `items` the pairs.
+
+    signals: (pairs,), what the events of each pair add up to, above 0. signal_power: how much of that counts, 0 = every
+    pair alike, 1 = in proportion.
+    """
 
     user_keys: NDArray[np.int64]
     item_keys: NDArray[np.int64]
     users: Codes
     items: Codes
     times: Float64
+    signals: Float64
+    signal_power: float = 0.0
 
     def interactions(self, mask: NDArray[np.bool_] | None = None) -> Interactions:
-        """(users, items) with 1 where a user likes an item; mask: which pairs to take."""
+        """(users, items) with signal^power where a user likes an item; mask: which pairs to take."""
         users = self.users if mask is None else self.users[mask]
         items = self.items if mask is None else self.items[mask]
+        signals = self.signals if mask is None else self.signals[mask]
         return sparse.csr_matrix(
-            (np.ones(len(users), dtype=np.float32), (users, items)),
+            (np.power(signals, self.signal_power).astype(np.float32), (users, items)),
             shape=(len(self.user_keys), len(self.item_keys)),
         )
 
 
 def from_signals(signals: Signals) -> Dataset:
-    """The dataset of all positive signals; every one counts as much, as fold-in has it.
+    """The dataset of all positive signals.
 
     Raises NotEnoughData when there is nothing to learn from.
     """
@@ -50,4 +57,4 @@ def from_signals(signals: Signals) -> Dataset:
             f"training needs at least {_LEAST_USERS} users, {_LEAST_ITEMS} items and {_LEAST_INTERACTIONS} positive "
             f"interactions; there are {len(user_keys)}, {len(item_keys)} and {len(users)}"
         )
-    return Dataset(user_keys, item_keys, users, items, signals.times[liked])
+    return Dataset(user_keys, item_keys, users, items, signals.times[liked], signals.signals[liked])

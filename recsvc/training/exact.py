@@ -32,6 +32,7 @@ class ExactModel:
     @classmethod
     def of(cls, dataset: Dataset, model: Model) -> ExactModel:
         """Fit a model again. dataset: what it was trained on."""
+        dataset = replace(dataset, signal_power=model.signal_power)
         recipe = recipe_of(model)
         sources = fit_sources(dataset, recipe)
         everything = np.ones(len(dataset.users), dtype=np.bool_)
@@ -61,6 +62,9 @@ class ExactModel:
         history = sparse.csr_matrix((ages, (asked, self.dataset.items[entries])), shape=shape)
         none = np.zeros(0, dtype=np.int64)
         nothing: Interactions = sparse.csr_matrix((np.zeros(0, dtype=np.float32), (none, none)), shape=shape)
-        cases = Cases(history, nothing, np.full(len(rows), moment))
+        signals = sparse.csr_matrix(
+            (self.dataset.signals[entries].astype(np.float32), (asked, self.dataset.items[entries])), shape=shape
+        )
+        cases = Cases(history, nothing, np.full(len(rows), moment), signals, self.dataset.signal_power)
         codes = blended_lists(self.sources, cases, self.choice, k, seen)
         return np.where(codes < 0, -1, self.dataset.item_keys[codes])

@@ -32,7 +32,11 @@ def exact_lists(exact: ExactModel, task: Task, columns: Codes, k: int, *, live: 
         moments = questions.moments[order]
         sources = replace(sources, trend=_trend(task, columns))
     cases = Cases(
-        questions.ages[order][:, columns].tocsr(), questions.wanted[order][:, columns].tocsr(), np.asarray(moments)
+        questions.ages[order][:, columns].tocsr(),
+        questions.wanted[order][:, columns].tocsr(),
+        np.asarray(moments),
+        questions.signals[order][:, columns].tocsr(),
+        exact.dataset.signal_power,
     )
     found = blended_lists(sources, cases, exact.choice, k, questions.seen[order][:, columns].tocsr())
     lists = np.empty_like(found)

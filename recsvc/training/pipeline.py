@@ -21,7 +21,7 @@ from recsvc.storage.content import ContentRepository
 from recsvc.storage.models import ItemWeights, ModelRepository, TrainedModel
 from recsvc.training.catalogue import enrich, read_catalogue
 from recsvc.training.dataset import Dataset, from_signals
-from recsvc.training.selection import Choice, blended_lists, choose
+from recsvc.training.selection import Choice, blended_lists, choose, choose_signal_power
 from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
 from recsvc.training.stopwatch import Stopwatch
 from recsvc.training.tuning import Tuned, tune
@@ -124,6 +124,9 @@ class Pipeline:
         metrics: Mapping[str, float] = {}
         if options.evaluate or options.tune_budget_s is not None:
             held_out = hold_out(dataset, options.validation, share=_HELD_OUT, max_cases=_CASES, seed=options.seed + 1)
+            signal_power = choose_signal_power(dataset, held_out, recipe, k=_K)
+            dataset = replace(dataset, signal_power=signal_power)
+            held_out = replace(held_out, cases=replace(held_out.cases, signal_power=signal_power))
             choosing, judging = _halves(held_out.cases)
             if options.tune_budget_s is not None:
                 tuned = tune(
@@ -157,6 +160,7 @@ class Pipeline:
             algorithm=f"spectral+{choice.neighbor_algorithm}" + ("+sequential-rules" if sources.transitions else ""),
             blend_weights=dict(choice.weights),
             recency=dict(choice.recency),
+            signal_power=dataset.signal_power,
             hyperparameters=_hyperparameters(tuned, choice, options),
             metrics=metrics,
             user_count=len(dataset.user_keys),

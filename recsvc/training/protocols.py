@@ -68,13 +68,17 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A data set's events as arrays, one entry per event in the order of the files; times in seconds since 1970."""
+    """A data set's events as arrays, one entry per event in the order of the files; times in seconds since 1970.
+
+    signals: what each says about taste, before it ages; liked: whether that is positive.
+    """
 
     subjects: Sequence[Subject]
     item_ids: Sequence[str]
     users: Codes
     items: Codes
     times: Float64
+    signals: Float64
     liked: Mask
     is_given_test: Mask
 
@@ -89,13 +93,15 @@ class Questions:
 
     subjects: (n,) rows of the table; moments: (n,) when it is asked. sessions: for each question the items to send with
     it, oldest first. All (n, items): ages, for every liked item that is known then, 1 + the number of distinct times
-    after it; seen, 1 for what the subject has; wanted, 1 for what must be found.
+    after it; signals, for the same items, the sum of what the events say; seen, 1 for what the subject has; wanted, 1
+    for what must be found.
     """
 
     subjects: Codes
     moments: Float64
     sessions: Sequence[Codes]
     ages: Interactions
+    signals: Interactions
     seen: Interactions
     wanted: Interactions
 
@@ -124,7 +130,7 @@ def read_table(train: Iterable[Event], test: Iterable[Event] = ()) -> Table:
     """The events of a data set; test: those of its own test part, if it has one."""
     subjects: dict[Subject, int] = {}
     item_ids: dict[str, int] = {}
-    users, items, times, liked, is_test = array("q"), array("q"), array("d"), array("b"), array("b")
+    users, items, times, signals, is_test = array("q"), array("q"), array("d"), array("d"), array("b")
     for part, events in enumerate((train, test)):
         for event in events:
             is_session = event.user_id is None
@@ -132,7 +138,7 @@ def read_table(train: Iterable[Event], test: Iterable[Event] = ()) -> Table:
             users.append(subjects.setdefault(subject, len(subjects)))
             items.append(item_ids.setdefault(event.item_id, len(item_ids)))
             times.append(event.event_time.timestamp())
-            liked.append(_is_liked(event))
+            signals.append(_signal(event))
             is_test.append(part)
     return Table(
         list(subjects),
@@ -140,7 +146,8 @@ def read_table(train: Iterable[Event], test: Iterable[Event] = ()) -> Table:
         np.array(users, dtype=np.int64),
         np.array(items, dtype=np.int64),
         np.array(times, dtype=np.float64),
-        np.array(liked, dtype=np.bool_),
+        np.array(signals, dtype=np.float64),
+        np.array(signals, dtype=np.float64) > 0,
         np.array(is_test, dtype=np.bool_),
     )
 
@@ -203,6 +210,7 @@ def _one_each(table: Table, split: Split, wanted: Mask) -> Questions:
         moments=moments,
         sessions=[np.zeros(0, dtype=np.int64)] * len(subjects),
         ages=_ages(row_of[table.users], table, np.flatnonzero(told & table.liked), shape),
+        signals=_signals(row_of[table.users], table, np.flatnonzero(told & table.liked), shape),
         seen=_ones(row_of[table.users[told]], table.items[told], shape),
         wanted=_ones(row_of[table.users[wanted]], table.items[wanted], shape),
     )
@@ -236,6 +244,7 @@ def _next_steps(table: Table, split: Split, wanted: Mask) -> Questions:
         moments=moments,
         sessions=sessions,
         ages=ages,
+        signals=_sums(rows[liked], table.items[known[liked]], table.signals[known[liked]], shape),
         seen=_ones(rows, table.items[known], shape),
         wanted=_ones(np.repeat(questions, [len(step) for step in after]), table.items[found], shape),
     )
@@ -244,6 +253,17 @@ def _next_steps(table: Table, split: Split, wanted: Mask) -> Questions:
 def _ages(row_of_entry: Codes, table: Table, entries: Codes, shape: tuple[int, int]) -> Interactions:
     rows = row_of_entry[entries]
     return _smallest(rows, table.items[entries], ages_by_time(rows, table.times[entries]), shape)
+
+
+def _signals(row_of_entry: Codes, table: Table, entries: Codes, shape: tuple[int, int]) -> Interactions:
+    return _sums(row_of_entry[entries], table.items[entries], table.signals[entries], shape)
+
+
+def _sums(rows: Codes, columns: Codes, values: Float64, shape: tuple[int, int]) -> Interactions:
+    """A matrix with the sum of the values of each pair."""
+    matrix = sparse.csr_matrix((values.astype(np.float32), (rows, columns)), shape=shape)
+    matrix.sum_duplicates()
+    return matrix
 
 
 def _smallest(rows: Codes, columns: Codes, values: Codes, shape: tuple[int, int]) -> Interactions:
@@ -289,7 +309,9 @@ def _share_of_users(table: Table, earlier: Mask, later: Mask, *, at_once: bool =
     return float(np.mean(last[both] == first[both] if at_once else last[both] < first[both]))
 
 
-def _is_liked(event: Event) -> bool:
+def _signal(event: Event) -> float:
+    """As storage has it: event_signal_v1."""
+    weight = _WEIGHTS.get(event.event_type, 0.0)
     if event.event_type == "rate" and event.value is not None:
-        return event.value > _MIDDLE_RATING
-    return _WEIGHTS.get(event.event_type, 0.0) > 0
+        return weight * min(1.0, max(-1.0, (event.value - _MIDDLE_RATING) / _MIDDLE_RATING))
+    return weight

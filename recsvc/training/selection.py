@@ -19,6 +19,7 @@ from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
 from recsvc.domain.evaluation import rank_metrics, top_k
 from recsvc.domain.ranking.blend import best_first, scaled_by_maximum
 from recsvc.training.algorithms.interface import Progress, no_progress
+from recsvc.training.dataset import Dataset
 from recsvc.training.sources import (
     COLLABORATIVE,
     NEIGHBORS,
@@ -26,11 +27,15 @@ from recsvc.training.sources import (
     RP3BETA,
     SEQUENCE,
     TRENDING,
+    Recipe,
     Sources,
+    fit_neighbors,
 )
-from recsvc.training.validation import Cases
+from recsvc.training.validation import Cases, HoldOut
 
 T = TypeVar("T")
+
+SIGNAL_POWERS = (0.0, 0.5, 1.0)
 
 RECENCIES = (1.0, 0.97, 0.9, 0.8, 0.65, 0.5)
 """How much an item counts against the one touched after it."""
@@ -39,6 +44,9 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {COLLABORATIVE: 2 / 3, NEIGHBORS: 1 / 3}
 """Without held-out data."""
 
 DEFAULT_RECENCY: Mapping[str, float] = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0, SEQUENCE: 0.8}
+
+_ALIKE = 0.01
+"""Signals whose standard deviation is below this share of their mean are all the same."""
 
 _WEIGHT_STEPS = (0.0, 0.03, 0.07, 0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0)
 _SWEEPS = 4
@@ -86,6 +94,20 @@ def choose(sources: Sources, cases: Cases, *, k: int = 20, progress: Progress = 
         standard_error=_standard_error(ndcgs),
         tried=tuple(tried),
     )
+
+
+def choose_signal_power(dataset: Dataset, held_out: HoldOut, recipe: Recipe, *, k: int = 20) -> float:
+    """How much the strength of signals counts: 0 unless another of SIGNAL_POWERS gives clearly better neighbours."""
+    signals, cases = dataset.signals, held_out.cases
+    if len(cases) == 0 or signals.std() < _ALIKE * signals.mean():
+        return 0.0
+
+    def scoring(power: float) -> Callable[[Cases], Float32]:
+        weighted = replace(dataset, signal_power=power)
+        neighbors = fit_neighbors(weighted.interactions(held_out.fitting), recipe, RP3BETA)
+        return lambda block: neighbors.scores(replace(block, signal_power=power).history(1.0)).toarray()
+
+    return _best({f"signal^{power}": (power, scoring(power)) for power in SIGNAL_POWERS}, cases, k, [])
 
 
 def blended_lists(

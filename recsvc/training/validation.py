@@ -7,7 +7,7 @@ neighbourhoods of a history are held out instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -51,12 +51,15 @@ class Cases:
     """n questions, in the order of their moments.
 
     ages: (n, items), for every item of the history 1 + the number of distinct times after it: 1 is the newest.
-    wanted: (n, items), 1 for what must be found. moments: (n,), seconds since 1970 at which is asked.
+    wanted: (n, items), 1 for what must be found. moments: (n,), seconds since 1970 at which is asked. signals: (n,
+    items), where `ages` has entries, what the events about the item add up to; signal_power: as Dataset has it.
     """
 
     ages: Interactions
     wanted: Interactions
     moments: Float64
+    signals: Interactions
+    signal_power: float = 0.0
 
     def __len__(self) -> int:
         """How many there are."""
@@ -64,17 +67,29 @@ class Cases:
 
     def take(self, positions: Codes | slice) -> Cases:
         """Some of the cases."""
-        return Cases(self.ages[positions], self.wanted[positions], self.moments[positions])
+        return replace(
+            self,
+            ages=self.ages[positions],
+            wanted=self.wanted[positions],
+            moments=self.moments[positions],
+            signals=self.signals[positions],
+        )
 
     def history(self, recency: float, at_most: int | None = None) -> Interactions:
-        """The histories as signals: recency^age with the newest counting 1; at_most: so many distinct times back."""
-        kept = self.ages
+        """The histories as signal^power · recency^(age − 1), so that the newest counts most.
+
+        at_most: so many distinct times back.
+        """
+        ages = self.ages
+        values = np.power(np.float32(recency), ages.data - 1, dtype=np.float32)
+        if self.signal_power:
+            values *= np.power(self.signals.data, np.float32(self.signal_power))
+        history = sparse.csr_matrix((values, ages.indices, ages.indptr), shape=ages.shape)
         if at_most is not None:
-            kept = kept.copy()
-            kept.data[kept.data > at_most] = 0
-            kept.eliminate_zeros()
-        signals = np.power(np.float32(recency), kept.data - 1, dtype=np.float32)
-        return sparse.csr_matrix((signals, kept.indices, kept.indptr), shape=kept.shape)
+            history = history.copy()
+            history.data[ages.data > at_most] = 0.0
+            history.eliminate_zeros()
+        return history
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +200,11 @@ def _assemble(
     rows, pairs = case_of_entry[before], entries[before]
     ages = ages_by_time(rows, dataset.times[pairs]).astype(np.float32)
     history = sparse.csr_matrix((ages, (rows, dataset.items[pairs])), shape=shape)
+    signals = sparse.csr_matrix((dataset.signals[pairs].astype(np.float32), (rows, dataset.items[pairs])), shape=shape)
     ones = np.ones(int(wanted.sum()), dtype=np.float32)
     found = sparse.csr_matrix((ones, (case_of_entry[wanted], dataset.items[entries[wanted]])), shape=shape)
     answerable = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(found.indptr) > 0))
-    return Cases(history[answerable], found[answerable], moments[answerable])
+    return Cases(history[answerable], found[answerable], moments[answerable], signals[answerable], dataset.signal_power)
 
 
 def ages_by_time(groups: Codes, times: Float64) -> Codes:

@@ -102,6 +102,7 @@ async def _trained(storage: Storage, tenant: TenantKey, *, with_content: bool = 
         algorithm="test",
         blend_weights={"collaborative": 1.0},
         recency={},
+        signal_power=0.0,
         hyperparameters={},
         metrics={},
         user_count=len(dataset.user_keys),

@@ -55,6 +55,7 @@ async def _publish(storage: Storage, tenant: TenantKey, *, exact_search_items: i
         algorithm="random",
         blend_weights={"collaborative": 1.0},
         recency={},
+        signal_power=0.0,
         hyperparameters={},
         metrics={},
         user_count=1,

@@ -12,6 +12,7 @@ from recsvc.app import Storage, build_engine
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, ItemKey, TenantKey, UserId
+from recsvc.domain.models import Model
 from recsvc.domain.recommendations import RecommendQuery
 from recsvc.settings import TrainingSettings
 from recsvc.training.dataset import from_signals
@@ -40,6 +41,26 @@ async def walkers(storage: Storage, tenant: TenantKey) -> TenantKey:
     return tenant
 
 
+@pytest.fixture
+async def clickers(storage: Storage, walkers: TenantKey) -> TenantKey:
+    """The same users click on anything besides; that says little about where they go, and weighs little."""
+    rng = np.random.default_rng(5)
+    clicks = [
+        Event(
+            EventId(f"click/{user}/{number}"),
+            "click",
+            ItemId(f"{int(rng.integers(_ITEMS)):03}"),
+            _NOW - timedelta(hours=500, minutes=number),
+            user_id=UserId(f"{user:03}"),
+        )
+        for user in range(_USERS)
+        for number in range(2 * _LENGTH)
+    ]
+    await storage.events.write(walkers, clicks)
+    await storage.event_types.update(walkers, "click", lambda kind: replace(kind, weight=0.02), allow_missing=False)
+    return walkers
+
+
 @pytest.mark.parametrize("index_from", [0, 10_000], ids=["indexed", "searched exactly"])
 async def test_the_served_lists_are_those_of_the_exact_model(
     storage: Storage, walkers: TenantKey, index_from: int
@@ -50,23 +71,16 @@ async def test_the_served_lists_are_those_of_the_exact_model(
     )
     assert len(outcome.model.blend_weights) > 1
     assert any(recency < 1 for recency in outcome.model.recency.values())
-    dataset = from_signals(await storage.models.signals(walkers))
-    exact = ExactModel.of(dataset, outcome.model).lists(dataset.user_keys, 10, datetime.now(UTC).timestamp())
-    async with storage.database.tenant_transaction(walkers) as connection:
-        cursor = await connection.execute(b"SELECT user_key, user_id FROM users")
-        user_ids = {row["user_key"]: row["user_id"] for row in await cursor.fetchall()}
-        cursor = await connection.execute(b"SELECT item_key, item_id FROM items")
-        item_ids = {ItemKey(row["item_key"]): row["item_id"] for row in await cursor.fetchall()}
-    recommender = build_engine(storage, cached=False).recommender
-    same_places = []
-    for user_key, expected in zip(dataset.user_keys, exact, strict=True):
-        found = await recommender.recommend(walkers, RecommendQuery(user_id=UserId(user_ids[int(user_key)]), count=10))
-        served = [item.item_id for item in found.items]
-        same_places.append(
-            np.mean([item_ids[ItemKey(int(key))] == item for key, item in zip(expected, served, strict=True)])
-        )
     # Half precision may swap what is nearly equal.
-    assert np.mean(same_places) > 0.97
+    assert await _share_of_same_places(storage, walkers, outcome.model) > 0.97
+
+
+async def test_the_served_lists_weigh_signals_as_the_exact_model_does(storage: Storage, clickers: TenantKey) -> None:
+    outcome = await Pipeline(storage.models, storage.content, TrainingSettings()).run(
+        clickers, TrainingOptions(force_activation=True), lambda _stage, _share: None
+    )
+    assert outcome.model.signal_power > 0
+    assert await _share_of_same_places(storage, clickers, outcome.model) > 0.97
 
 
 async def test_a_later_run_keeps_what_was_tuned(storage: Storage, walkers: TenantKey) -> None:
@@ -78,3 +92,23 @@ async def test_a_later_run_keeps_what_was_tuned(storage: Storage, walkers: Tenan
     for source in ("spectral", "neighbors", "ease", "sequence"):
         assert again.model.hyperparameters[source] == tuned.model.hyperparameters[source]
     assert again.model.hyperparameters["trials"] == 0
+
+
+async def _share_of_same_places(storage: Storage, tenant: TenantKey, model: Model) -> float:
+    """How many places of all users' lists hold the item that the exact model has there."""
+    dataset = from_signals(await storage.models.signals(tenant))
+    exact = ExactModel.of(dataset, model).lists(dataset.user_keys, 10, datetime.now(UTC).timestamp())
+    async with storage.database.tenant_transaction(tenant) as connection:
+        cursor = await connection.execute(b"SELECT user_key, user_id FROM users")
+        user_ids = {row["user_key"]: row["user_id"] for row in await cursor.fetchall()}
+        cursor = await connection.execute(b"SELECT item_key, item_id FROM items")
+        item_ids = {ItemKey(row["item_key"]): row["item_id"] for row in await cursor.fetchall()}
+    recommender = build_engine(storage, cached=False).recommender
+    same_places = []
+    for user_key, expected in zip(dataset.user_keys, exact, strict=True):
+        found = await recommender.recommend(tenant, RecommendQuery(user_id=UserId(user_ids[int(user_key)]), count=10))
+        served = [item.item_id for item in found.items]
+        same_places.append(
+            np.mean([item_ids[ItemKey(int(key))] == item for key, item in zip(expected, served, strict=True)])
+        )
+    return float(np.mean(same_places))

@@ -36,7 +36,9 @@ def regressions(interactions: Interactions, config: EaseConfig, support: dict[in
     for target, sources in support.items():
         if sources:
             known = x[:, sources]
-            ridge = known.T @ known + config.regularisation * np.eye(len(sources))
+            gram = known.T @ known
+            dropped = config.dropout / (1 - config.dropout) * np.diag(np.diagonal(gram))
+            ridge = gram + dropped + config.regularisation * np.eye(len(sources))
             weights[sources, target] = np.linalg.solve(ridge, known.T @ x[:, target])
     return (items**-config.item_degree_exponent)[:, None] * weights * items**config.output_exponent
 
@@ -46,9 +48,11 @@ def all_others(item_count: int) -> dict[int, list[int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(small_matrices, st.sampled_from([0.5, 3.0, 50.0]))
-def test_every_item_is_the_ridge_regression_on_all_others(interactions: Interactions, regularisation: float) -> None:
-    config = EaseConfig(k=100, regularisation=regularisation)
+@given(small_matrices, st.sampled_from([0.5, 3.0, 50.0]), st.sampled_from([0.0, 0.3]))
+def test_every_item_is_the_ridge_regression_on_all_others(
+    interactions: Interactions, regularisation: float, dropout: float
+) -> None:
+    config = EaseConfig(k=100, regularisation=regularisation, dropout=dropout)
     fitted = Ease(config).fit(interactions).matrix().toarray()
     expected = regressions(interactions, config, all_others(interactions.shape[1]))
     assert np.allclose(fitted, expected, atol=1e-4)
@@ -139,7 +143,9 @@ def test_co_occurrences_beyond_the_strongest_of_either_item_count_as_none(monkey
         equations = pruned[np.ix_(sources, sources)] * (1 - np.eye(support)) + np.diag(gram[sources, sources] + 50.0)
         expected[sources, target] = np.linalg.solve(equations, gram[sources, target])
     monkeypatch.setattr(ease, "_GRAM_ENTRIES", item_count * held)
-    config = EaseConfig(k=100, regularisation=50.0, dense_items=0, support=support, user_degree_exponent=0.0)
+    config = EaseConfig(
+        k=100, regularisation=50.0, dense_items=0, support=support, user_degree_exponent=0.0, dropout=0.0
+    )
     fitted = Ease(config).fit(interactions)
     assert np.allclose(fitted.matrix().toarray(), expected, atol=1e-5)
 

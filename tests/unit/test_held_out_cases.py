@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ def a_dataset(users: int = 80, items: int = 60, per_user: int = 12, *, timed: bo
     rows = np.repeat(np.arange(users), per_user)
     columns = np.concatenate([rng.choice(items, per_user, replace=False) for _ in range(users)])
     times = rng.permutation(len(rows)).astype(np.float64) if timed else np.full(len(rows), 7.0)
-    return Dataset(np.arange(users), np.arange(items), rows, columns, times)
+    return Dataset(np.arange(users), np.arange(items), rows, columns, times, rng.uniform(0.5, 4.0, len(rows)))
 
 
 @pytest.mark.parametrize("kind", list(ValidationKind))
@@ -73,7 +75,9 @@ def test_blocks_hold_out_items_that_are_alike() -> None:
             chosen = rng.choice(20, 10, replace=False) + 20 * group
             rows += [user] * 10
             columns += chosen.tolist()
-    dataset = Dataset(np.arange(200), np.arange(200), np.array(rows), np.array(columns), np.zeros(len(rows)))
+    dataset = Dataset(
+        np.arange(200), np.arange(200), np.array(rows), np.array(columns), np.zeros(len(rows)), np.ones(len(rows))
+    )
     held = hold_out(dataset, ValidationKind.BLOCKED, share=0.25)
     groups = [len(set(held.cases.wanted[[row]].indices // 20)) for row in range(len(held.cases))]
     assert np.mean(groups) < 1.1
@@ -110,3 +114,11 @@ def test_recency_weighs_by_age_and_forgets_what_is_too_old() -> None:
         cases.history(0.5).toarray(), np.where(cases.ages.toarray() > 0, 0.5 ** (cases.ages.toarray() - 1), 0)
     )
     assert cases.history(1.0, at_most=2).nnz == int((cases.ages.data <= 2).sum())
+
+
+def test_signals_weigh_by_their_power() -> None:
+    cases = replace(hold_out(a_dataset(), ValidationKind.NEXT_ITEM).cases, signal_power=0.5)
+    plain = replace(cases, signal_power=0.0)
+    expected = plain.history(0.8).multiply(cases.signals.sqrt()).toarray()
+    assert np.allclose(cases.history(0.8).toarray(), expected)
+    assert np.allclose(cases.take(slice(3, 9)).history(0.8).toarray(), expected[3:9])

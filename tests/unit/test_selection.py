@@ -11,7 +11,15 @@ from recsvc.domain.evaluation import rank_metrics
 from recsvc.training.algorithms.ease import EaseConfig
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
 from recsvc.training.dataset import Dataset
-from recsvc.training.selection import DEFAULT_WEIGHTS, BlendTable, Choice, better, blended_lists, choose
+from recsvc.training.selection import (
+    DEFAULT_WEIGHTS,
+    BlendTable,
+    Choice,
+    better,
+    blended_lists,
+    choose,
+    choose_signal_power,
+)
 from recsvc.training.sources import COLLABORATIVE, EASE, NEIGHBORS, RP3BETA, SEQUENCE, TRENDING, Recipe, fit_sources
 from recsvc.training.validation import Cases, HoldOut, ValidationKind, hold_out
 
@@ -27,7 +35,7 @@ def by_taste(users: int = 300, items: int = 60, groups: int = 6, seed: int = 2) 
     rng = np.random.default_rng(seed)
     same = (np.arange(users)[:, None] % groups) == (np.arange(items)[None, :] % groups)
     rows, columns = np.nonzero(rng.random((users, items)) < np.where(same, 0.7, 0.05))
-    return Dataset(np.arange(users), np.arange(items), rows, columns, np.zeros(len(rows)))
+    return Dataset(np.arange(users), np.arange(items), rows, columns, np.zeros(len(rows)), np.ones(len(rows)))
 
 
 def in_order(users: int = 300, items: int = 40, length: int = 12, seed: int = 3) -> Dataset:
@@ -40,7 +48,7 @@ def in_order(users: int = 300, items: int = 40, length: int = 12, seed: int = 3)
     rows = np.repeat(np.arange(users), length)
     times = (rng.integers(100_000, size=users)[:, None] + 60 * np.arange(length)[None, :]).ravel().astype(np.float64)
     pairs, first = np.unique(np.stack([rows, columns.ravel()]), axis=1, return_index=True)
-    return Dataset(np.arange(users), np.arange(items), pairs[0], pairs[1], times[first])
+    return Dataset(np.arange(users), np.arange(items), pairs[0], pairs[1], times[first], np.ones(len(first)))
 
 
 def test_structure_is_found_where_there_is_some() -> None:
@@ -75,9 +83,8 @@ def test_what_is_chosen_by_chance_leaves_the_default() -> None:
     ages = dataset.interactions().toarray()
     chance = (rng.random(ages.shape) > 0.9) & (ages == 0)
     asked = chance.any(axis=1)
-    cases = Cases(
-        sparse.csr_matrix(ages[asked]), sparse.csr_matrix(chance[asked].astype(np.float32)), np.zeros(int(asked.sum()))
-    )
+    history = sparse.csr_matrix(ages[asked])
+    cases = Cases(history, sparse.csr_matrix(chance[asked].astype(np.float32)), np.zeros(int(asked.sum())), history)
     choice = choose(sources, cases)
     assert choice.dimension == 1
     assert choice.recency[COLLABORATIVE] == 1.0
@@ -87,7 +94,7 @@ def test_without_cases_the_default_stays() -> None:
     dataset = by_taste()
     sources = fit_sources(dataset, _SMALL)
     nothing = sparse.csr_matrix((0, 60), dtype=np.float32)
-    choice = choose(sources, Cases(nothing, nothing, np.zeros(0)))
+    choice = choose(sources, Cases(nothing, nothing, np.zeros(0), nothing))
     assert choice == Choice(dimension=sources.factors.dimension)
     assert choice.weights == DEFAULT_WEIGHTS
 
@@ -153,3 +160,34 @@ def test_live_counters_know_nothing_of_the_moment_itself_or_later() -> None:
 def test_halves_of_the_cases_stay_in_the_order_of_their_moments() -> None:
     held: HoldOut = hold_out(in_order(), ValidationKind.NEXT_ITEM)
     assert (np.diff(held.cases.take(slice(0, None, 2)).moments) >= 0).all()
+
+
+def of_strength(*, tells: bool, seed: int = 4) -> Dataset:
+    """Users with strong signals for the items of their group and weak ones for any; or strengths drawn by chance."""
+    rng = np.random.default_rng(seed)
+    same = (np.arange(300)[:, None] % 6) == (np.arange(60)[None, :] % 6)
+    rows, columns = np.nonzero(rng.random(same.shape) < np.where(same, 0.6, 0.3))
+    signals = np.where(same[rows, columns], 5.0, 1.0)
+    if not tells:
+        signals = rng.permutation(signals)
+    return Dataset(np.arange(300), np.arange(60), rows, columns, np.zeros(len(rows)), signals)
+
+
+def _power_of(dataset: Dataset) -> float:
+    held = hold_out(dataset, ValidationKind.RANDOM, share=0.2)
+    # What is wanted is what users like a lot: that is what a strong signal can tell of.
+    wanted = held.cases.wanted.copy()
+    wanted.data = (wanted.indices % 6 == np.repeat(np.arange(wanted.shape[0]), np.diff(wanted.indptr)) % 6).astype("f")
+    wanted.eliminate_zeros()
+    asked = replace(held.cases, wanted=wanted).take(np.flatnonzero(np.diff(wanted.indptr)))
+    return choose_signal_power(dataset, replace(held, cases=asked), _SMALL)
+
+
+def test_strong_signals_count_more_where_they_tell_more() -> None:
+    assert _power_of(of_strength(tells=True)) > 0
+
+
+def test_the_strength_of_signals_does_not_count_where_it_says_nothing() -> None:
+    assert _power_of(of_strength(tells=False)) == 0
+    alike = of_strength(tells=True)
+    assert _power_of(replace(alike, signals=np.full(len(alike.users), 3.0))) == 0

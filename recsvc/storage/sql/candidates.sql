@@ -12,7 +12,8 @@ WITH subject AS MATERIALIZED (
     FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
     JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
 ), history AS MATERIALIZED (
-    SELECT item_key, position, weight, age, power(%(neighbors_recency)s::float8, age - 1) AS signal
+    SELECT item_key, position, weight, age, power(weight::float8, %(signal_power)s::float8) AS strength,
+           power(weight::float8, %(signal_power)s::float8) * power(%(neighbors_recency)s::float8, age - 1) AS signal
     FROM (
         -- What the session holds came after all that is stored.
         SELECT h.item_key, h.position, h.weight, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age
@@ -56,7 +57,7 @@ WITH subject AS MATERIALIZED (
     WHERE %(neighbors_limit)s > 0 OR %(score_neighbors)s
     GROUP BY n.item_key
 ), sequence_scores AS MATERIALIZED (
-    SELECT n.item_key, sum(power(%(sequence_recency)s::float8, h.age - 1) * n.weight)::real AS score
+    SELECT n.item_key, sum(h.strength * power(%(sequence_recency)s::float8, h.age - 1) * n.weight)::real AS score
     FROM history h
     JOIN item_transitions r ON r.tenant_key = %(tenant)s AND r.model_key = %(model)s AND r.item_key = h.item_key,
          unnest(r.successor_keys, r.weights) AS n (item_key, weight)
@@ -178,23 +179,24 @@ WITH session AS (
     FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
     JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
 ), history AS (
-    SELECT item_key, min(age) AS age
+    SELECT item_key, min(age) AS age, power(max(weight)::float8, %(signal_power)s::float8) AS strength
     FROM (
-        SELECT h.item_key, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age
+        SELECT h.item_key, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age, h.weight
         FROM user_state,
-             unnest(item_keys[1:%(history)s], ages[1:%(history)s]) WITH ORDINALITY AS h (item_key, age, position)
+             unnest(item_keys[1:%(history)s], ages[1:%(history)s], weights[1:%(history)s])
+             WITH ORDINALITY AS h (item_key, age, weight, position)
         WHERE tenant_key = %(tenant)s AND user_key = %(user)s
         UNION ALL
-        SELECT item_key, age FROM session
+        SELECT item_key, age, 1.0 FROM session
     ) touched
     GROUP BY item_key
 )
 SELECT b.item_id AS because, n.item_key,
-       coalesce(w.weight, 0) * power(%(neighbors_recency)s::float8, h.age - 1) AS neighbors,
+       coalesce(w.weight, 0) * h.strength * power(%(neighbors_recency)s::float8, h.age - 1) AS neighbors,
        CASE WHEN h.age <= %(sequence_items)s
-            THEN coalesce(q.weight, 0) * power(%(sequence_recency)s::float8, h.age - 1) ELSE 0 END AS sequence,
+            THEN coalesce(q.weight, 0) * h.strength * power(%(sequence_recency)s::float8, h.age - 1) ELSE 0 END AS sequence,
        coalesce(-(hf.vector <#> nf.vector) * hf.fold_in_scale, 0)::float8
-           * power(%(collaborative_recency)s::float8, h.age - 1) AS collaborative
+           * h.strength * power(%(collaborative_recency)s::float8, h.age - 1) AS collaborative
 FROM history h
 JOIN items b ON b.tenant_key = %(tenant)s AND b.item_key = h.item_key
 CROSS JOIN unnest(%(items)s::bigint[]) AS n (item_key)
