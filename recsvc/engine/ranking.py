@@ -102,7 +102,8 @@ def _ordered(candidates: Candidates, query: RecommendQuery, scores: Float64, see
         if diversity.max_per_category:
             order = cap_per_category(order, candidates.categories, diversity.max_per_category, wanted)
     if exploring:
-        order, _ = explore(order, query.count, query.exploration, seed)
+        # What is least known is worth most to learn about.
+        order, _ = explore(order, query.count, query.exploration, seed, 1.0 / (1.0 + candidates.event_counts))
     return order[: query.count]
 
 

@@ -45,7 +45,16 @@ class TrainPart:
 
 
 ITEM_KNN = ItemKnn()
-EASE = Ease(EaseConfig(k=1000, regularisation=250.0, dropout=0.0, user_degree_exponent=0.0, dense_items=20_000))
+EASE = Ease(
+    EaseConfig(
+        k=1000,
+        regularisation=250.0,
+        dropout=0.0,
+        user_degree_exponent=0.0,
+        output_exponent=0.0,
+        dense_items=20_000,
+    )
+)
 """As published, but that keeps every weight, and this the thousand largest of each item. λ is what libraries set by
 default; beyond 20,000 items it is the local approximation."""
 ALS = AlsConfig()

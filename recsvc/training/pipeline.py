@@ -32,7 +32,7 @@ STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "a
 Progress = Callable[[str, float], None]
 _K = 20
 _HELD_OUT = 0.1
-_CASES = 4000
+_CASES = 6000
 """At most so many held-out cases are asked; half of them to choose by, half to judge by."""
 
 _WORSE_ERRORS = 2.0
@@ -145,8 +145,8 @@ class Pipeline:
             watch.lap("evaluate")
         sources = fit_sources(dataset, _final(tuned.recipe, choice), progress=lambda share: progress("train", share))
         watch.lap("train")
-        choice = choice or Choice(sources.factors.dimension, next(iter(sources.neighbors)))
-        (neighbors,) = sources.neighbors.values()
+        ((algorithm, neighbors),) = sources.neighbors.items()
+        choice = choice or Choice(sources.factors.dimension, algorithm, neighbors.longest)
         return TrainedModel(
             item_keys=dataset.item_keys,
             vectors=sources.factors.vectors,
@@ -205,6 +205,7 @@ def recipe_of(model: Model) -> Recipe:
     return replace(
         saved,
         spectral=replace(saved.spectral, dimension=model.dimension),
+        neighbors=replace(saved.neighbors, k=int(str(model.hyperparameters.get("neighbors_kept", saved.neighbors.k)))),
         neighbor_algorithms=(str(model.hyperparameters["neighbor_algorithm"]),),
         with_sequence=bool(model.hyperparameters["with_sequence"]),
     )
@@ -217,6 +218,7 @@ def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
     return replace(
         recipe,
         spectral=replace(recipe.spectral, dimension=choice.dimension),
+        neighbors=replace(recipe.neighbors, k=choice.neighbors_kept),
         neighbor_algorithms=(choice.neighbor_algorithm,),
     )
 
@@ -232,6 +234,7 @@ def _hyperparameters(tuned: Tuned, choice: Choice, options: TrainingOptions) -> 
         **asdict(tuned.recipe),
         "dimension": choice.dimension,
         "neighbor_algorithm": choice.neighbor_algorithm,
+        "neighbors_kept": choice.neighbors_kept,
         "validation": options.validation.value,
         "compared": [{"what": what, f"ndcg_at_{_K}": ndcg} for what, ndcg in choice.tried],
         "tuning": [

@@ -18,7 +18,7 @@ import numpy as np
 from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
 from recsvc.domain.evaluation import rank_metrics, top_k
 from recsvc.domain.ranking.blend import best_first, scaled_by_maximum
-from recsvc.training.algorithms.interface import Progress, no_progress
+from recsvc.training.algorithms.interface import ItemNeighbors, Progress, no_progress
 from recsvc.training.dataset import Dataset
 from recsvc.training.sources import (
     COLLABORATIVE,
@@ -60,10 +60,15 @@ _ENTRY_ERRORS, _MOVE_ERRORS = 1.0, 0.3
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What serves. recency: by source; weights: by source, adding up to one; tried: what was compared, with NDCG@k."""
+    """What serves.
+
+    neighbors_kept: of each item; recency: by source; weights: by source, adding up to one; tried: what was compared,
+    with NDCG@k.
+    """
 
     dimension: int
     neighbor_algorithm: str = RP3BETA
+    neighbors_kept: int = 100
     recency: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_RECENCY))
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     ndcg: float = 0.0
@@ -76,12 +81,17 @@ def choose(sources: Sources, cases: Cases, *, k: int = 20, progress: Progress = 
 
     sources: fitted on what came before, or without, what the cases ask for. Without cases the defaults.
     """
-    default = Choice(dimension=sources.factors.dimension, neighbor_algorithm=next(iter(sources.neighbors), RP3BETA))
+    algorithm, neighbors = next(iter(sources.neighbors.items()))
+    default = Choice(sources.factors.dimension, algorithm, neighbors.longest)
     if len(cases) == 0:
         return default
     tried: list[tuple[str, float]] = []
     chosen = _parts(sources, cases, default, k, tried, lambda share: progress(0.6 * share))
-    sources = replace(sources, factors=sources.factors.truncated(chosen.dimension))
+    sources = replace(
+        sources,
+        factors=sources.factors.truncated(chosen.dimension),
+        neighbors={chosen.neighbor_algorithm: _shortened(sources, chosen.neighbor_algorithm, chosen.neighbors_kept)},
+    )
     table = BlendTable.of(sources, cases, chosen, k, lambda share: progress(0.6 + 0.3 * share))
     weights, ndcgs = table.climb()
     tried.extend((f"{name} alone", float(table.ndcg({name: 1.0}).mean())) for name in table.sources)
@@ -243,6 +253,8 @@ def _parts(
         cases, k, tried,
     )  # fmt: skip
     progress(0.5)
+    # Neighbours are there for what they add: which ones do best alone is another question.
+    collaborative = partial(fitted.collaborative, recency=recency[COLLABORATIVE])
     algorithm, recency[NEIGHBORS] = _best(
         {
             f"{NEIGHBORS} by {name}, recency {value}": (
@@ -252,7 +264,23 @@ def _parts(
             for name in sources.neighbors
             for value in recencies
         },
-        cases, k, tried,
+        cases, k, tried, collaborative,
+    )  # fmt: skip
+    kept = fitted.neighbors[algorithm].longest
+    recency_of_choice = recency[NEIGHBORS]
+    kept = _best(
+        {
+            f"{NEIGHBORS} by {algorithm}, {count} of each item": (
+                count,
+                partial(
+                    replace(fitted, neighbors={algorithm: _shortened(fitted, algorithm, count)}).by_neighbors,
+                    algorithm=algorithm,
+                    recency=recency_of_choice,
+                ),
+            )
+            for count in sorted({max(1, kept // 2), kept})
+        },
+        cases, k, tried, collaborative,
     )  # fmt: skip
     progress(0.8)
     if sources.transitions is not None:
@@ -264,7 +292,11 @@ def _parts(
             cases, k, tried,
         )  # fmt: skip
     progress(1.0)
-    return replace(default, dimension=dimension, neighbor_algorithm=algorithm, recency=recency)
+    return replace(default, dimension=dimension, neighbor_algorithm=algorithm, neighbors_kept=kept, recency=recency)
+
+
+def _shortened(sources: Sources, algorithm: str, count: int) -> ItemNeighbors:
+    return sources.neighbors[algorithm].truncated(count)
 
 
 def _best(
@@ -272,18 +304,29 @@ def _best(
     cases: Cases,
     k: int,
     tried: list[tuple[str, float]],
+    beside: Callable[[Cases], Float32] | None = None,
 ) -> T:
-    """The option with the best mean NDCG@k; the first one unless another is clearly better."""
+    """The option with the best mean NDCG@k; the first one unless another is clearly better.
+
+    beside: what it is blended with by the default weights; default: it stands alone.
+    """
     ndcgs = {label: np.empty(len(cases)) for label in options}
     if len(options) > 1:
         for start, block in _blocks(cases):
+            other = None if beside is None else _share(beside(block), block, COLLABORATIVE)
             for label, (_, scores) in options.items():
-                lists = top_k(unseen(scores(block), block.ages), k, block.ages)
+                own = unseen(scores(block), block.ages)
+                lists = top_k(own if other is None else other + _share(own, block, NEIGHBORS), k, block.ages)
                 ndcgs[label][start : start + len(block)] = rank_metrics(lists, block.wanted).ndcg
         tried.extend((label, float(values.mean())) for label, values in ndcgs.items())
     first = next(iter(options))
     best = max(options, key=lambda label: float(ndcgs[label].mean()))
     return options[best if better(ndcgs[best], ndcgs[first], 1.0) else first][0]
+
+
+def _share(scores: Float32, block: Cases, source: str) -> Float32:
+    """What a source contributes by default."""
+    return (DEFAULT_WEIGHTS[source] * scaled_by_maximum(unseen(scores, block.ages))).astype(np.float32)
 
 
 def _components(

@@ -39,7 +39,7 @@ from recsvc.training.validation import HoldOut
 _CASES = 1500
 _K = 20
 
-_SHARES = {COLLABORATIVE: 0.55, RP3BETA: 0.2, EASE: 0.15, SEQUENCE: 0.1}
+_SHARES = {COLLABORATIVE: 0.45, RP3BETA: 0.1, EASE: 0.35, SEQUENCE: 0.1}
 """Of the budget, by what is searched."""
 
 _WEIGHT = np.float32(2 / 3)
@@ -48,9 +48,13 @@ _WEIGHT = np.float32(2 / 3)
 _TRIAL_POWER_ITERATIONS = 2
 """A rough decomposition tells good exponents from bad ones in half the time."""
 
+_TRIAL_SUPPORT = 100
+"""So does a smaller support: a third of the equations is solved in a tenth of the time."""
+
 _KEPT_FITS = 6
 _MOST_TRIALS = 200
-_REGULARISATIONS = (1.0, 3.0, 5.0, 10.0, 20.0, 40.0, 100.0, 250.0)
+_REGULARISATIONS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_DROPOUTS = (0.0, 0.3, 0.5, 0.7)
 
 Parameters = dict[str, Any]
 
@@ -162,16 +166,22 @@ class _Search:
         def changed(parameters: Parameters) -> Recipe:
             return replace(recipe, ease=replace(recipe.ease, **parameters))
 
+        def roughly(parameters: Parameters) -> Recipe:
+            ease = changed(parameters).ease
+            return replace(recipe, ease=replace(ease, support=min(ease.support, _TRIAL_SUPPORT)))
+
         return changed(
             self._search(
                 EASE,
                 {name: getattr(recipe.ease, name) for name in _EASE},
                 lambda trial: {
                     "regularisation": trial.suggest_categorical("regularisation", _REGULARISATIONS),
-                    "user_degree_exponent": trial.suggest_float("user_degree_exponent", 0.0, 0.6, step=0.15),
+                    "dropout": trial.suggest_categorical("dropout", _DROPOUTS),
+                    "user_degree_exponent": trial.suggest_float("user_degree_exponent", 0.0, 0.6, step=0.1),
+                    "output_exponent": trial.suggest_float("output_exponent", -0.3, 0.3, step=0.1),
                 },
                 lambda parameters: self._with(
-                    collaborative, self._by(fit_neighbors(self._interactions, changed(parameters), EASE))
+                    collaborative, self._by(fit_neighbors(self._interactions, roughly(parameters), EASE))
                 ),
             )
         )
@@ -242,5 +252,5 @@ class _Search:
 
 _SPECTRAL = ("user_degree_exponent", "item_degree_exponent", "output_exponent", "singular_value_power")
 _RP3BETA = ("source_degree_exponent", "user_degree_exponent", "target_degree_exponent")
-_EASE = ("regularisation", "user_degree_exponent")
+_EASE = ("regularisation", "dropout", "user_degree_exponent", "output_exponent")
 _RULES = ("window", "source_degree_exponent", "target_degree_exponent")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from scipy import sparse
 
 from recsvc.domain.arrays import Interactions
 from recsvc.training.algorithms import ease
+from recsvc.training.algorithms import gram as grams
 from recsvc.training.algorithms.ease import Ease, EaseConfig
 
 small_matrices = arrays.arrays(
@@ -18,6 +21,12 @@ small_matrices = arrays.arrays(
     st.tuples(st.integers(1, 12), st.integers(1, 9)),
     elements=st.sampled_from([0.0, 0.0, 0.0, 1.0, 1.0, 2.0]),
 ).map(sparse.csr_matrix)
+
+
+@pytest.fixture
+def in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Co-occurrences are held sparse, which rounds nothing to halves."""
+    monkeypatch.setattr(grams, "DENSE_BYTES", 0)
 
 
 def some_interactions(users: int = 80, items: int = 30, density: float = 0.2, seed: int = 5) -> Interactions:
@@ -68,10 +77,12 @@ def test_local_regressions_on_everything_that_co_occurs_equal_regressions_one_by
     co_occurrence = (interactions.T @ interactions).toarray()
     np.fill_diagonal(co_occurrence, 0)
     support = {item: np.flatnonzero(row).tolist() for item, row in enumerate(co_occurrence)}
-    fitted = Ease(config).fit(interactions).matrix().toarray()
+    with patch.object(grams, "DENSE_BYTES", 0):
+        fitted = Ease(config).fit(interactions).matrix().toarray()
     assert np.allclose(fitted, regressions(interactions, config, support), atol=1e-4)
 
 
+@pytest.mark.usefixtures("in_single_precision")
 def test_local_and_dense_agree_when_everything_co_occurs() -> None:
     interactions = some_interactions(users=300, density=0.4)
     dense = Ease(EaseConfig(k=100)).fit(interactions).matrix().toarray()
@@ -80,6 +91,17 @@ def test_local_and_dense_agree_when_everything_co_occurs() -> None:
     assert np.allclose(dense, local, atol=1e-5)
 
 
+def test_half_precision_changes_weights_by_less_than_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = EaseConfig(k=100, dense_items=0, support=10)
+    interactions = some_interactions(users=300)
+    interactions.data = np.random.default_rng(2).uniform(0.5, 2.0, interactions.nnz).astype(np.float32)
+    halves = Ease(config).fit(interactions).matrix().toarray()
+    monkeypatch.setattr(grams, "DENSE_BYTES", 0)
+    singles = Ease(config).fit(interactions).matrix().toarray()
+    assert np.abs(halves - singles).max() < 0.002 * np.abs(singles).max()
+
+
+@pytest.mark.usefixtures("in_single_precision")
 def test_the_support_is_what_has_the_highest_cosine() -> None:
     interactions = some_interactions()
     config = EaseConfig(k=100, regularisation=2.0, dense_items=0, support=3, user_degree_exponent=0.0)
@@ -95,6 +117,7 @@ def test_the_support_is_what_has_the_highest_cosine() -> None:
     assert np.allclose(fitted, regressions(interactions, config, support), atol=1e-5)
 
 
+@pytest.mark.usefixtures("in_single_precision")
 @pytest.mark.parametrize("dense_items", [0, 1000])
 def test_the_weights_of_a_normalised_fit_apply_to_the_raw_signals(dense_items: int) -> None:
     interactions = some_interactions(users=300, density=0.4)
@@ -142,9 +165,16 @@ def test_co_occurrences_beyond_the_strongest_of_either_item_count_as_none(monkey
         sources = order[target, :support]
         equations = pruned[np.ix_(sources, sources)] * (1 - np.eye(support)) + np.diag(gram[sources, sources] + 50.0)
         expected[sources, target] = np.linalg.solve(equations, gram[sources, target])
-    monkeypatch.setattr(ease, "_GRAM_ENTRIES", item_count * held)
+    monkeypatch.setattr(grams, "DENSE_BYTES", 0)
+    monkeypatch.setattr(grams, "SPARSE_ENTRIES", item_count * held)
     config = EaseConfig(
-        k=100, regularisation=50.0, dense_items=0, support=support, user_degree_exponent=0.0, dropout=0.0
+        k=100,
+        regularisation=50.0,
+        dense_items=0,
+        support=support,
+        user_degree_exponent=0.0,
+        output_exponent=0.0,
+        dropout=0.0,
     )
     fitted = Ease(config).fit(interactions)
     assert np.allclose(fitted.matrix().toarray(), expected, atol=1e-5)
@@ -155,8 +185,13 @@ def test_co_occurrences_beyond_the_strongest_of_either_item_count_as_none(monkey
 def test_blocks_change_nothing(block_entries: int, dense_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = EaseConfig(k=100, dense_items=dense_items, support=7)
     whole = Ease(config).fit(some_interactions())
-    monkeypatch.setattr(ease, "_BLOCK_ENTRIES", block_entries)
-    monkeypatch.setattr(ease, "_SOLVED_ENTRIES", block_entries)
+    for module, name in (
+        (ease, "_BLOCK_ENTRIES"),
+        (grams, "_BLOCK_ENTRIES"),
+        (grams, "_DENSE_ROWS"),
+        (ease, "_BATCH_ITEMS"),
+    ):
+        monkeypatch.setattr(module, name, block_entries)
     in_blocks = Ease(config).fit(some_interactions())
     assert np.allclose(whole.matrix().toarray(), in_blocks.matrix().toarray(), atol=1e-6)
 

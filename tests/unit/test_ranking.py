@@ -112,3 +112,11 @@ def test_an_item_too_new_for_neighbors_is_not_held_back_by_their_silence() -> No
     assert 20 in rank(replace(candidates, is_new=is_new), query, _AUTO, seed=0).positions
     by_neighbors = replace(query, strategy=Strategy.NEIGHBORS)
     assert 20 not in rank(replace(candidates, is_new=is_new), by_neighbors, {"neighbors": 1.0}, seed=0).positions
+
+
+def test_exploration_prefers_items_of_which_little_is_known() -> None:
+    candidates = _candidates(collaborative=[*np.linspace(1.0, 0.2, 10)], neighbors=[0.0] * 10)
+    candidates = replace(candidates, event_counts=np.array([500.0] * 9 + [0.0]))
+    query = RecommendQuery(count=2, exploration=0.5)
+    explored = [int(position) for seed in range(50) for position in rank(candidates, query, _AUTO, seed).positions]
+    assert explored.count(9) > 40

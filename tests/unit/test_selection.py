@@ -95,7 +95,7 @@ def test_without_cases_the_default_stays() -> None:
     sources = fit_sources(dataset, _SMALL)
     nothing = sparse.csr_matrix((0, 60), dtype=np.float32)
     choice = choose(sources, Cases(nothing, nothing, np.zeros(0), nothing))
-    assert choice == Choice(dimension=sources.factors.dimension)
+    assert choice == Choice(sources.factors.dimension, RP3BETA, sources.neighbors[RP3BETA].longest)
     assert choice.weights == DEFAULT_WEIGHTS
 
 

@@ -101,8 +101,12 @@ def novelty_factors(percentiles: Scores, novelty: float) -> Float64:
     return np.asarray(NOVELTY_RANGE ** (novelty * (1.0 - 2.0 * np.asarray(percentiles, dtype=np.float64))))
 
 
-def explore(order: Positions, k: int, share: float, seed: int) -> tuple[Positions, Mask]:
-    """Fill about `share` of the first k places of `order` with uniform draws from the rest of it.
+def explore(
+    order: Positions, k: int, share: float, seed: int, interest: Scores | None = None
+) -> tuple[Positions, Mask]:
+    """Fill about `share` of the first k places of `order` with draws from the rest of it.
+
+    interest: by position, what the chance of a draw is proportional to, above 0; default: all alike.
 
     The number of explored places is share·k, rounded up or down by chance so that the expectation is exact; which
     places, and who comes there, follow from `seed` alone. The others keep their order. Returns the k positions and, for
@@ -115,6 +119,10 @@ def explore(order: Positions, k: int, share: float, seed: int) -> tuple[Position
     explored = np.zeros(places, dtype=np.bool_)
     explored[rng.choice(places, size=count, replace=False)] = True
     ranking = np.empty(places, dtype=np.int64)
-    ranking[explored] = rng.choice(tail, size=count, replace=False)
+    chances = None
+    if interest is not None and len(tail):
+        chances = np.asarray(interest, dtype=np.float64)[tail]
+        chances = chances / chances.sum()
+    ranking[explored] = rng.choice(tail, size=count, replace=False, p=chances)
     ranking[~explored] = order[: places - count]
     return ranking, explored

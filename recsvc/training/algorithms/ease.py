@@ -26,30 +26,27 @@ from scipy import sparse
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
-from recsvc.domain.arrays import Float32, Float64, Interactions
-from recsvc.training.algorithms.cooccurrence import StrongestWeights, largest_per_row, product_sizes, row_blocks
+from recsvc.domain.arrays import Codes, Float32, Interactions
+from recsvc.training.algorithms.cooccurrence import StrongestWeights, largest_per_row, row_blocks
+from recsvc.training.algorithms.gram import Gram
 from recsvc.training.algorithms.interface import ItemNeighbors, Progress, no_progress
 from recsvc.training.algorithms.normalisation import degrees, positive, power_or_zero, scaled
 
 _BLOCK_ENTRIES = 16_000_000
 """Upper bound on the entries of one block's product: about 200 MB while it is made."""
 
-_GRAM_ENTRIES = 160_000_000
-"""Co-occurrences held for the local regressions: 1.3 GB, twice that while they are joined. Where there may be more,
-only the strongest of each item are held and the rest count as 0."""
-
-_SOLVED_ENTRIES = 2_000_000
-"""Coefficients of the equations that a thread solves at once: 8 MB, and the indices to look them up."""
+_BATCH_ITEMS = 200
+"""Items whose regressions a thread solves before it takes more."""
 
 
 @dataclass(frozen=True, slots=True)
 class EaseConfig:
     """Hyper-parameters of the regression."""
 
-    k: int = 100
+    k: int = 200
     """Weights kept per item of the history: the largest in magnitude."""
 
-    regularisation: float = 10.0
+    regularisation: float = 30.0
     """λ, in units of the diagonal of X'X. Without normalisation those are interactions: how many co-occurrences it
     takes to believe in a weight."""
 
@@ -61,17 +58,17 @@ class EaseConfig:
     """Up to so many items the regression is exact. On goodbooks-10k, 10,001 items, the local one is as good (NDCG@20
     .264, dense .263) in a third of the time."""
 
-    support: int = 100
+    support: int = 300
     """Beyond that, items that each item is regressed on."""
 
-    user_degree_exponent: float = 0.3
+    user_degree_exponent: float = 0.2
     """a: how much a user with a long history is damped."""
 
     item_degree_exponent: float = 0.0
     """b: how much a popular item is damped, in the fit and as evidence."""
 
-    output_exponent: float = 0.0
-    """c: how much an item's popularity raises its score; c = b undoes the normalisation."""
+    output_exponent: float = -0.1
+    """c: how much an item's popularity raises its score; c = b undoes the normalisation, below b it is damped."""
 
     threads: int | None = None
     """Threads for dense algebra; None = all that the machine gives."""
@@ -143,14 +140,16 @@ def _dense_rows(matrix: Interactions, config: EaseConfig, progress: Progress) ->
 def _local_weights(matrix: Interactions, config: EaseConfig, progress: Progress) -> Interactions:
     """(sources, targets): each item's regression on its support."""
     item_count = matrix.shape[1]
-    gram, squares, supports = _gram(matrix, config.support, lambda share: progress(0.3 * share))
+    gram = Gram.of(matrix, config.support, lambda share: progress(0.3 * share))
+    supports = gram.supports
     targets = np.repeat(np.arange(item_count), np.diff(supports.indptr))
     weights = np.zeros(len(targets), dtype=np.float32)
-    batches = list(row_blocks(np.full(item_count, float(config.support**2)), _SOLVED_ENTRIES))
+    batches = range(0, item_count, _BATCH_ITEMS)
 
-    def solve(batch: tuple[int, int]) -> None:
-        inside = slice(supports.indptr[batch[0]], supports.indptr[batch[1]])
-        weights[inside] = _regressions(gram, squares, supports, batch, config)
+    def solve(first: int) -> None:
+        for target in range(first, min(first + _BATCH_ITEMS, item_count)):
+            inside = slice(supports.indptr[target], supports.indptr[target + 1])
+            weights[inside] = _regression(gram, target, supports.indices[inside], supports.weights[inside], config)
 
     # Each thread solves a batch of its own; a second layer of threads inside the solver would only get in the way.
     with (
@@ -162,62 +161,17 @@ def _local_weights(matrix: Interactions, config: EaseConfig, progress: Progress)
     return sparse.csr_matrix((weights, (supports.indices, targets)), shape=(item_count, item_count))
 
 
-def _gram(matrix: Interactions, support: int, progress: Progress) -> tuple[Interactions, Float64, ItemNeighbors]:
-    """The upper triangle of X'X, its diagonal, and for each item those of the `support` highest cosines with it."""
-    item_count = matrix.shape[1]
-    entries = matrix.data.astype(np.float64)
-    squares: Float64 = np.bincount(matrix.indices, weights=entries**2, minlength=item_count).astype(np.float64)
-    lengths = power_or_zero(squares, -0.5)
-    sizes = product_sizes(matrix)
-    is_whole = bool(sizes.sum() <= _GRAM_ENTRIES)
-    by_item = matrix.T.tocsr()
-    supports = StrongestWeights(support)
-    held = StrongestWeights(max(support, _GRAM_ENTRIES // item_count))
-    blocks: list[Interactions] = []
-    for start, stop in row_blocks(sizes, _BLOCK_ENTRIES):
-        block = (by_item[start:stop] @ matrix).tocsr()
-        cosines = scaled(block, lengths[start:stop], lengths)
-        supports.add_rows(cosines)
-        if is_whole:
-            blocks.append(sparse.csr_matrix(sparse.triu(block, start + 1, format="csr")))
-        else:
-            held.add_rows(cosines)
-        progress(stop / item_count)
-    if is_whole:
-        gram = sparse.csr_matrix(sparse.vstack(blocks, format="csr"), copy=False)
-    else:
-        strongest = held.neighbors().matrix()
-        either = sparse.triu(strongest.maximum(strongest.T), 1, format="csr")
-        gram = scaled(sparse.csr_matrix(either), np.sqrt(squares), np.sqrt(squares))
-    return gram, squares, supports.neighbors()
-
-
-def _regressions(
-    gram: Interactions, squares: Float64, supports: ItemNeighbors, batch: tuple[int, int], config: EaseConfig
-) -> Float32:
-    """The coefficients of the items of `batch`, in the order of their supports."""
-    start, stop = batch
-    indptr = supports.indptr[start : stop + 1]
-    sizes = np.diff(indptr)
-    width = int(sizes.max(initial=0))
-    equations = np.zeros((stop - start, width, width), dtype=np.float32)
-    right = np.zeros((stop - start, width), dtype=np.float32)
-    place = np.full(gram.shape[0], -1, dtype=np.int32)
-    for row, size in enumerate(sizes.tolist()):
-        inside = slice(indptr[row], indptr[row] + size)
-        predictors = supports.indices[inside]
-        place[predictors] = np.arange(size, dtype=np.int32)
-        among = gram[predictors]
-        columns = place[among.indices]
-        found = np.flatnonzero(columns >= 0)
-        rows, columns = np.searchsorted(among.indptr, found, side="right") - 1, columns[found]
-        equations[row, rows, columns] = equations[row, columns, rows] = among.data[found]
-        own = np.arange(size)
-        equations[row, own, own] = squares[predictors] * config.diagonal_factor
-        right[row, :size] = supports.weights[inside] * np.sqrt(squares[start + row] * squares[predictors])
-        place[predictors] = -1
-    # Places without a predictor are equations of their own, λw = 0.
-    own = np.arange(width)
-    equations[:, own, own] += config.regularisation
-    solved = np.linalg.solve(equations, right[:, :, np.newaxis])[:, :, 0]
-    return np.asarray(solved[own < sizes[:, np.newaxis]], dtype=np.float32)
+def _regression(gram: Gram, target: int, support: Codes, cosines: Float32, config: EaseConfig) -> Float32:
+    """(k,) the weights of the support for one item; cosines: (k,) with it."""
+    if len(support) == 0:
+        return np.zeros(0, dtype=np.float32)
+    squares = gram.squares[support]
+    equations = gram.among(support)
+    equations[np.diag_indices(len(support))] = squares * config.diagonal_factor + config.regularisation
+    right = (cosines * np.sqrt(gram.squares[target] * squares)).astype(np.float32)
+    # The transpose of a symmetric matrix is itself, and in the order that LAPACK wants.
+    _, weights, failed = lapack.sposv(equations.T, right, lower=0)
+    if failed:
+        # What the sparse matrix leaves out can cost it its definiteness.
+        weights = np.linalg.solve(equations, right)
+    return np.asarray(weights, dtype=np.float32)

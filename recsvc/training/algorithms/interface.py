@@ -80,6 +80,11 @@ class ItemNeighbors:
     def item_count(self) -> int:
         return len(self.indptr) - 1
 
+    @property
+    def longest(self) -> int:
+        """The most neighbours that an item has."""
+        return int(np.diff(self.indptr).max(initial=0))
+
     def matrix(self) -> Interactions:
         """The weights as a sparse matrix (n_items, n_items)."""
         size = (self.item_count, self.item_count)

@@ -49,7 +49,7 @@ _NULL_MATRIX = 1e-30
 class SpectralConfig:
     """Hyper-parameters of the spectral embedding."""
 
-    dimension: int = 512
+    dimension: int = 1024
     """Length of an item vector, at most; small data gets fewer, see `rows_per_dimension`."""
 
     rows_per_dimension: float = 16.0
@@ -60,10 +60,10 @@ class SpectralConfig:
     user_degree_exponent: float = 0.3
     """a: how much a user with a long history is damped in the fit. 0 = every interaction counts the same."""
 
-    item_degree_exponent: float = 0.4
+    item_degree_exponent: float = 0.5
     """b: how much a popular item is damped, in the fit and as evidence about a user."""
 
-    output_exponent: float = 0.4
+    output_exponent: float = 0.5
     """c: how much an item's popularity raises its score."""
 
     singular_value_power: float = 0.0
