@@ -34,6 +34,9 @@ _MOST_SESSION_ITEMS = 100
 _MOST_EXCLUDED = 1000
 _KEYS_AT_ONCE = 2000
 _STREAM_TIMEOUT_S = 24 * 3600.0
+_DEADLINE_S = 120.0
+"""Of each question: a busy machine must not end an evaluation of an hour."""
+
 _UNDEGRADED = (pb.Degradation.LEVEL_UNSPECIFIED, pb.Degradation.LEVEL_NONE)
 
 
@@ -150,7 +153,9 @@ async def _address(storage: Storage, settings: Settings, address: str | None) ->
         update={
             "database_url": SecretStr(storage.urls.database_url),
             "redis_url": SecretStr(storage.urls.redis_url),
-            "server": settings.server.model_copy(update={"host": "127.0.0.1", "port": 0, "metrics_port": 0}),
+            "server": settings.server.model_copy(
+                update={"host": "127.0.0.1", "port": 0, "metrics_port": 0, "default_deadline_s": _DEADLINE_S}
+            ),
         }
     )
     async with running_service(own) as service:

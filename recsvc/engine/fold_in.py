@@ -8,6 +8,7 @@ and the model, and can be computed again at any time.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,15 +100,20 @@ class FoldIn:
         signal_power = model.signal_power if model else 0.0
         if model is not None and needed:
             vectors = (await self._states.fold_in_vectors(tenant_key, model, sorted(needed))).by_item
-        return [
-            UserState(
-                user_key=history.user_key,
-                version=history.version,
-                item_keys=liked[history.user_key].item_keys,
-                weights=liked[history.user_key].signals,
-                ages=liked[history.user_key].ages,
-                seen_keys=tuple(item for item, seen in zip(history.item_keys, history.seen, strict=True) if seen),
-                vector=fold_in(liked[history.user_key], vectors, recency, signal_power),
-            )
-            for history in histories
-        ]
+
+        def states() -> list[UserState]:
+            return [
+                UserState(
+                    user_key=history.user_key,
+                    version=history.version,
+                    item_keys=liked[history.user_key].item_keys,
+                    weights=liked[history.user_key].signals,
+                    ages=liked[history.user_key].ages,
+                    seen_keys=tuple(item for item, seen in zip(history.item_keys, history.seen, strict=True) if seen),
+                    vector=fold_in(liked[history.user_key], vectors, recency, signal_power),
+                )
+                for history in histories
+            ]
+
+        # One user is a matter of microseconds; a batch would hold everybody else up.
+        return states() if len(histories) == 1 else await asyncio.to_thread(states)

@@ -8,6 +8,8 @@ wait for a projector, so this is about speed and repair, never about right answe
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 import structlog
@@ -94,7 +96,7 @@ class Projector:
                 folded = await self.fold_once()
                 if folded < _BATCH:
                     # What events changed comes first.
-                    folded += await self.renew_once()
+                    folded += await _at_half_speed(self.renew_once)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 folded = 0
@@ -105,7 +107,7 @@ class Projector:
         """Give items that training has not seen their vectors."""
         while not self._stopping:
             try:
-                derived = await self._item_fold_in.refresh_once()
+                derived = await _at_half_speed(self._item_fold_in.refresh_once)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 derived = 0
@@ -122,3 +124,12 @@ class Projector:
                     await self._announcer.tenant_changed(tenant_key, version)
             except DomainError as error:
                 _log.warning("projector.repair_failed", error=error.reason)
+
+
+async def _at_half_speed(work: Callable[[], Awaitable[int]]) -> int:
+    """A batch of work that can wait, and then a pause as long: a switch of models must not slow calls down."""
+    start = time.monotonic()
+    done = await work()
+    if done:
+        await asyncio.sleep(time.monotonic() - start)
+    return done

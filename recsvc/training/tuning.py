@@ -42,8 +42,8 @@ _K = 20
 _SHARES = {COLLABORATIVE: 0.45, RP3BETA: 0.1, EASE: 0.35, SEQUENCE: 0.1}
 """Of the budget, by what is searched."""
 
-_WEIGHT = np.float32(2 / 3)
-"""How much the collaborative source counts against the other one while either is searched."""
+_WEIGHTS = (np.float32(2 / 3), np.float32(1 / 3))
+"""How much the collaborative source may count against the other one while either is searched: the better of these."""
 
 _TRIAL_POWER_ITERATIONS = 2
 """A rough decomposition tells good exponents from bad ones in half the time."""
@@ -134,7 +134,7 @@ class _Search:
             COLLABORATIVE,
             {name: getattr(present, name) for name in _SPECTRAL},
             suggest,
-            lambda parameters: _WEIGHT * scores(parameters) + (1 - _WEIGHT) * neighbors,
+            lambda parameters: (scores(parameters), neighbors),
         )
         return replace(recipe, spectral=replace(present, **found)), scores(found)
 
@@ -156,8 +156,9 @@ class _Search:
                 RP3BETA,
                 {name: getattr(present, name) for name in _RP3BETA},
                 suggest,
-                lambda parameters: self._with(
-                    collaborative, self._by(fit_neighbors(self._interactions, changed(parameters), RP3BETA))
+                lambda parameters: (
+                    collaborative,
+                    self._by(fit_neighbors(self._interactions, changed(parameters), RP3BETA)),
                 ),
             )
         )
@@ -180,8 +181,9 @@ class _Search:
                     "user_degree_exponent": trial.suggest_float("user_degree_exponent", 0.0, 0.6, step=0.1),
                     "output_exponent": trial.suggest_float("output_exponent", -0.3, 0.3, step=0.1),
                 },
-                lambda parameters: self._with(
-                    collaborative, self._by(fit_neighbors(self._interactions, roughly(parameters), EASE))
+                lambda parameters: (
+                    collaborative,
+                    self._by(fit_neighbors(self._interactions, roughly(parameters), EASE)),
                 ),
             )
         )
@@ -190,9 +192,9 @@ class _Search:
         present = recipe.sequence
         last = self._cases.history(DEFAULT_RECENCY[SEQUENCE], SEQUENCE_ITEMS)
 
-        def scores(parameters: Parameters) -> Float32:
+        def scores(parameters: Parameters) -> tuple[Float32, Float32]:
             rules = SequentialRules(replace(present, **parameters)).fit(self._sequences)
-            return self._with(collaborative, self._scaled(rules.scores(last).toarray()))
+            return collaborative, self._scaled(rules.scores(last).toarray())
 
         def suggest(trial: optuna.Trial) -> Parameters:
             return {
@@ -209,9 +211,12 @@ class _Search:
         source: str,
         present: Parameters,
         suggest: Callable[[optuna.Trial], Parameters],
-        scores: Callable[[Parameters], Float32],
+        scores: Callable[[Parameters], tuple[Float32, Float32]],
     ) -> Parameters:
-        """The best parameters of one source; the present ones unless others are clearly better."""
+        """The best parameters of one source; the present ones unless others are clearly better.
+
+        scores: of the collaborative source and of the one beside it.
+        """
         begin, self._share = self._share, self._share + _SHARES[source]
         deadline = self._started + self._share * self._budget_s
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -223,7 +228,7 @@ class _Search:
             parameters = suggest(trial)
             key = json.dumps(parameters, sort_keys=True)
             if key not in known:
-                known[key] = parameters, self._ndcg(scores(parameters))
+                known[key] = parameters, self._ndcg(*scores(parameters))
                 self._trials.append(Trial(source, parameters, float(known[key][1].mean())))
             study.tell(trial, float(known[key][1].mean()))
             elapsed = time.monotonic() - self._started
@@ -242,12 +247,13 @@ class _Search:
     def _scaled(self, scores: Float32) -> Float32:
         return scaled_by_maximum(unseen(scores, self._cases.ages)).astype(np.float32)
 
-    @staticmethod
-    def _with(collaborative: Float32, other: Float32) -> Float32:
-        return _WEIGHT * collaborative + (1 - _WEIGHT) * other
-
-    def _ndcg(self, scores: Float32) -> Float64:
-        return rank_metrics(top_k(scores, _K, self._cases.ages), self._cases.wanted).ndcg
+    def _ndcg(self, collaborative: Float32, other: Float32) -> Float64:
+        """Of each case, by the weights that do better on the whole."""
+        tried = []
+        for weight in _WEIGHTS:
+            scores = weight * collaborative + (1 - weight) * other
+            tried.append(rank_metrics(top_k(scores, _K, self._cases.ages), self._cases.wanted).ndcg)
+        return max(tried, key=lambda ndcgs: float(ndcgs.mean()))
 
 
 _SPECTRAL = ("user_degree_exponent", "item_degree_exponent", "output_exponent", "singular_value_power")
