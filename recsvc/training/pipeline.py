@@ -21,11 +21,11 @@ from recsvc.storage.content import ContentRepository
 from recsvc.storage.models import ItemWeights, ModelRepository, TrainedModel
 from recsvc.training.catalogue import enrich, read_catalogue
 from recsvc.training.dataset import Dataset, from_signals
-from recsvc.training.selection import Choice, blended_lists, choose, choose_signal_power
+from recsvc.training.selection import Choice, Fold, blended_lists, choose, choose_signal_power
 from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
 from recsvc.training.stopwatch import Stopwatch
 from recsvc.training.tuning import Tuned, tune
-from recsvc.training.validation import Cases, ValidationKind, has_informative_times, hold_out
+from recsvc.training.validation import Cases, ValidationKind, has_informative_times, hold_out_folds
 
 STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "activate")
 
@@ -123,24 +123,32 @@ class Pipeline:
         choice: Choice | None = None
         metrics: Mapping[str, float] = {}
         if options.evaluate or options.tune_budget_s is not None:
-            held_out = hold_out(dataset, options.validation, share=_HELD_OUT, max_cases=_CASES, seed=options.seed + 1)
-            signal_power = choose_signal_power(dataset, held_out, recipe, k=_K)
+            folds = hold_out_folds(
+                dataset, options.validation, share=_HELD_OUT, max_cases=_CASES, seed=options.seed + 1
+            )
+            choosing, judging = _halves(folds[0].cases)
+            folds[0] = replace(folds[0], cases=choosing)
+            signal_power = choose_signal_power(dataset, folds, recipe, k=_K)
             dataset = replace(dataset, signal_power=signal_power)
-            held_out = replace(held_out, cases=replace(held_out.cases, signal_power=signal_power))
-            choosing, judging = _halves(held_out.cases)
+            folds = [replace(fold, cases=replace(fold.cases, signal_power=signal_power)) for fold in folds]
+            judging = replace(judging, signal_power=signal_power)
             if options.tune_budget_s is not None:
                 tuned = tune(
                     dataset,
-                    replace(held_out, cases=choosing),
+                    folds,
                     recipe,
                     budget_s=options.tune_budget_s,
                     seed=options.seed,
                     progress=lambda share: progress("tune", share),
                 )
                 watch.lap("tune")
-            sources = fit_sources(dataset, tuned.recipe, held_out, lambda share: progress("evaluate", 0.5 * share))
-            choice = choose(sources, choosing, k=_K, progress=lambda share: progress("evaluate", 0.5 + 0.4 * share))
-            metrics = _metrics(sources, judging, choice, len(dataset.user_keys))
+            fitted = []
+            for held_out in folds:
+                sources = fit_sources(dataset, tuned.recipe, held_out)
+                fitted.append(Fold(sources, held_out.cases))
+                progress("evaluate", 0.5 * len(fitted) / len(folds))
+            choice = choose(fitted, k=_K, progress=lambda share: progress("evaluate", 0.5 + 0.4 * share))
+            metrics = _metrics(fitted[0].sources, judging, choice, len(dataset.user_keys))
             progress("evaluate", 1.0)
             watch.lap("evaluate")
         sources = fit_sources(dataset, _final(tuned.recipe, choice), progress=lambda share: progress("train", share))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
 from recsvc.domain.evaluation import rank_metrics, top_k
 from recsvc.domain.ranking.blend import best_first, scaled_by_maximum
-from recsvc.training.algorithms.interface import ItemNeighbors, Progress, no_progress
+from recsvc.training.algorithms.interface import Progress, no_progress
 from recsvc.training.dataset import Dataset
 from recsvc.training.sources import (
     COLLABORATIVE,
@@ -34,6 +33,7 @@ from recsvc.training.sources import (
 from recsvc.training.validation import Cases, HoldOut
 
 T = TypeVar("T")
+Label = TypeVar("Label", str, float)
 
 SIGNAL_POWERS = (0.0, 0.5, 1.0)
 
@@ -59,6 +59,14 @@ _ENTRY_ERRORS, _MOVE_ERRORS = 1.0, 0.3
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """Sources fitted on what came before, or without, what the cases ask for."""
+
+    sources: Sources
+    cases: Cases
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What serves.
 
@@ -76,23 +84,24 @@ class Choice:
     tried: Sequence[tuple[str, float]] = ()
 
 
-def choose(sources: Sources, cases: Cases, *, k: int = 20, progress: Progress = no_progress) -> Choice:
-    """The dimension, neighbours, recencies and weights with the best mean NDCG@k over the cases.
+def choose(folds: Sequence[Fold], *, k: int = 20, progress: Progress = no_progress) -> Choice:
+    """The dimension, neighbours, recencies and weights with the best mean NDCG@k over the cases of all folds.
 
-    sources: fitted on what came before, or without, what the cases ask for. Without cases the defaults.
+    Without cases the defaults.
     """
+    sources = folds[0].sources
     algorithm, neighbors = next(iter(sources.neighbors.items()))
     default = Choice(sources.factors.dimension, algorithm, neighbors.longest)
-    if len(cases) == 0:
+    folds = [fold for fold in folds if len(fold.cases)]
+    if not folds:
         return default
     tried: list[tuple[str, float]] = []
-    chosen = _parts(sources, cases, default, k, tried, lambda share: progress(0.6 * share))
-    sources = replace(
-        sources,
-        factors=sources.factors.truncated(chosen.dimension),
-        neighbors={chosen.neighbor_algorithm: _shortened(sources, chosen.neighbor_algorithm, chosen.neighbors_kept)},
-    )
-    table = BlendTable.of(sources, cases, chosen, k, lambda share: progress(0.6 + 0.3 * share))
+    chosen = _parts(folds, default, k, tried, lambda share: progress(0.6 * share))
+    tables = [
+        BlendTable.of(_cut(fold.sources, chosen), fold.cases, chosen, k, lambda share: progress(0.6 + 0.3 * share))
+        for fold in folds
+    ]
+    table = BlendTable.joined(tables)
     weights, ndcgs = table.climb()
     tried.extend((f"{name} alone", float(table.ndcg({name: 1.0}).mean())) for name in table.sources)
     tried.append(("blend", float(ndcgs.mean())))
@@ -106,18 +115,22 @@ def choose(sources: Sources, cases: Cases, *, k: int = 20, progress: Progress = 
     )
 
 
-def choose_signal_power(dataset: Dataset, held_out: HoldOut, recipe: Recipe, *, k: int = 20) -> float:
+def choose_signal_power(dataset: Dataset, held_out: Sequence[HoldOut], recipe: Recipe, *, k: int = 20) -> float:
     """How much the strength of signals counts: 0 unless another of SIGNAL_POWERS gives clearly better neighbours."""
-    signals, cases = dataset.signals, held_out.cases
-    if len(cases) == 0 or signals.std() < _ALIKE * signals.mean():
+    if not any(len(one.cases) for one in held_out) or dataset.signals.std() < _ALIKE * dataset.signals.mean():
         return 0.0
 
-    def scoring(power: float) -> Callable[[Cases], Float32]:
+    def ndcgs(power: float) -> Float64:
         weighted = replace(dataset, signal_power=power)
-        neighbors = fit_neighbors(weighted.interactions(held_out.fitting), recipe, RP3BETA)
-        return lambda block: neighbors.scores(replace(block, signal_power=power).history(1.0)).toarray()
+        found = []
+        for one in held_out:
+            neighbors = fit_neighbors(weighted.interactions(one.fitting), recipe, RP3BETA)
+            for _, block in _blocks(replace(one.cases, signal_power=power)):
+                scores = unseen(neighbors.scores(block.history(1.0)).toarray(), block.ages)
+                found.append(rank_metrics(top_k(scores, k, block.ages), block.wanted).ndcg)
+        return np.concatenate(found)
 
-    return _best({f"signal^{power}": (power, scoring(power)) for power in SIGNAL_POWERS}, cases, k, [])
+    return _clearly_best({power: ndcgs(power) for power in SIGNAL_POWERS})
 
 
 def blended_lists(
@@ -179,6 +192,18 @@ class BlendTable:
         attainable = np.minimum(np.diff(cases.wanted.indptr), k)
         return cls(names, components, hits, np.concatenate(([0.0], np.cumsum(_discounts(k))))[attainable], k)
 
+    @classmethod
+    def joined(cls, tables: Sequence[BlendTable]) -> BlendTable:
+        """The cases of several tables of the same sources."""
+        first = tables[0]
+        return cls(
+            first.sources,
+            np.concatenate([table.components for table in tables], axis=1),
+            np.concatenate([table.hits for table in tables]),
+            np.concatenate([table.ideal for table in tables]),
+            first.k,
+        )
+
     def ndcg(self, weights: Mapping[str, float]) -> Float64:
         """NDCG@k of each case under these weights."""
         factors = np.array([weights.get(name, 0.0) for name in self.sources], dtype=np.float32)
@@ -226,102 +251,116 @@ def better(one: Float64, other: Float64, errors: float) -> bool:
 
 
 def _parts(
-    sources: Sources, cases: Cases, default: Choice, k: int, tried: list[tuple[str, float]], progress: Progress
+    folds: Sequence[Fold], default: Choice, k: int, tried: list[tuple[str, float]], progress: Progress
 ) -> Choice:
     """Each source by itself: dimension, algorithm, recency."""
-    recencies = RECENCIES if cases.ages.data.max(initial=1.0) > 1 else RECENCIES[:1]
+    sources = folds[0].sources
+    has_order = max(float(fold.cases.ages.data.max(initial=1.0)) for fold in folds) > 1
+    recencies = RECENCIES if has_order else RECENCIES[:1]
+    search = _Search(folds, k, tried)
     dimensions = sorted({max(1, sources.factors.dimension // divisor) for divisor in (1, 2, 4)}, reverse=True)
-    smaller = {dimension: replace(sources, factors=sources.factors.truncated(dimension)) for dimension in dimensions}
-    dimension = _best(
-        {
-            f"{COLLABORATIVE}, {dimension} dimensions": (
-                dimension,
-                partial(smaller[dimension].collaborative, recency=1.0),
-            )
-            for dimension in dimensions
-        },
-        cases, k, tried,
-    )  # fmt: skip
+    dimension = search.best(
+        {f"{COLLABORATIVE}, {dimension} dimensions": dimension for dimension in dimensions},
+        lambda cut, block, _dimension: cut.collaborative(block, 1.0),
+        lambda sources, dimension: replace(sources, factors=sources.factors.truncated(dimension)),
+    )
     progress(0.2)
-    fitted = smaller[dimension]
+    search = search.on(lambda sources: replace(sources, factors=sources.factors.truncated(dimension)))
     recency = dict(default.recency)
-    recency[COLLABORATIVE] = _best(
-        {
-            f"{COLLABORATIVE}, recency {value}": (value, partial(fitted.collaborative, recency=value))
-            for value in recencies
-        },
-        cases, k, tried,
-    )  # fmt: skip
+    recency[COLLABORATIVE] = search.best(
+        {f"{COLLABORATIVE}, recency {value}": value for value in recencies},
+        lambda sources, block, value: sources.collaborative(block, value),
+    )
     progress(0.5)
     # Neighbours are there for what they add: which ones do best alone is another question.
-    collaborative = partial(fitted.collaborative, recency=recency[COLLABORATIVE])
-    algorithm, recency[NEIGHBORS] = _best(
+    besides = search.beside(lambda sources, block: sources.collaborative(block, recency[COLLABORATIVE]))
+    algorithm, recency[NEIGHBORS] = besides.best(
+        {f"{NEIGHBORS} by {name}, recency {value}": (name, value) for name in sources.neighbors for value in recencies},
+        lambda sources, block, option: sources.by_neighbors(block, *option),
+    )
+    longest = sources.neighbors[algorithm].longest
+    kept = besides.best(
         {
-            f"{NEIGHBORS} by {name}, recency {value}": (
-                (name, value),
-                partial(fitted.by_neighbors, algorithm=name, recency=value),
-            )
-            for name in sources.neighbors
-            for value in recencies
+            f"{NEIGHBORS} by {algorithm}, {count} of each item": count
+            for count in sorted({max(1, longest // 2), longest})
         },
-        cases, k, tried, collaborative,
-    )  # fmt: skip
-    kept = fitted.neighbors[algorithm].longest
-    recency_of_choice = recency[NEIGHBORS]
-    kept = _best(
-        {
-            f"{NEIGHBORS} by {algorithm}, {count} of each item": (
-                count,
-                partial(
-                    replace(fitted, neighbors={algorithm: _shortened(fitted, algorithm, count)}).by_neighbors,
-                    algorithm=algorithm,
-                    recency=recency_of_choice,
-                ),
-            )
-            for count in sorted({max(1, kept // 2), kept})
-        },
-        cases, k, tried, collaborative,
-    )  # fmt: skip
+        lambda cut, block, _count: cut.by_neighbors(block, algorithm, recency[NEIGHBORS]),
+        lambda sources, count: _with_neighbors(sources, algorithm, count),
+    )
     progress(0.8)
     if sources.transitions is not None:
-        recency[SEQUENCE] = _best(
+        recency[SEQUENCE] = search.best(
             {
-                f"{SEQUENCE}, recency {value}": (value, partial(fitted.by_sequence, recency=value))
+                f"{SEQUENCE}, recency {value}": value
                 for value in (DEFAULT_RECENCY[SEQUENCE], *(value for value in recencies if value < 1.0))
             },
-            cases, k, tried,
-        )  # fmt: skip
+            lambda sources, block, value: sources.by_sequence(block, value),
+        )
     progress(1.0)
     return replace(default, dimension=dimension, neighbor_algorithm=algorithm, neighbors_kept=kept, recency=recency)
 
 
-def _shortened(sources: Sources, algorithm: str, count: int) -> ItemNeighbors:
-    return sources.neighbors[algorithm].truncated(count)
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Compares options on the cases of all folds. other: what they are blended with by the default weights."""
+
+    folds: Sequence[Fold]
+    k: int
+    tried: list[tuple[str, float]]
+    other: Callable[[Sources, Cases], Float32] | None = None
+
+    def on(self, cut: Callable[[Sources], Sources]) -> _Search:
+        """The same with other sources."""
+        return replace(self, folds=[replace(fold, sources=cut(fold.sources)) for fold in self.folds])
+
+    def beside(self, other: Callable[[Sources, Cases], Float32]) -> _Search:
+        """The same for a source that is blended with another."""
+        return replace(self, other=other)
+
+    def best(
+        self,
+        options: Mapping[str, T],
+        scores: Callable[[Sources, Cases, T], Float32],
+        cut: Callable[[Sources, T], Sources] = lambda sources, _option: sources,
+    ) -> T:
+        """The option with the best mean NDCG@k; the first one unless another is clearly better.
+
+        scores: (cases, items), of what `cut` makes of the sources for an option.
+        """
+        first = next(iter(options.values()))
+        if len(options) == 1:
+            return first
+        found: dict[str, list[Float64]] = {label: [] for label in options}
+        for fold in self.folds:
+            cuts = {label: cut(fold.sources, option) for label, option in options.items()}
+            for _, block in _blocks(fold.cases):
+                other = None
+                if self.other is not None:
+                    other = _share(self.other(fold.sources, block), block, COLLABORATIVE)
+                for label, option in options.items():
+                    own = unseen(scores(cuts[label], block, option), block.ages)
+                    blended = own if other is None else other + _share(own, block, NEIGHBORS)
+                    found[label].append(rank_metrics(top_k(blended, self.k, block.ages), block.wanted).ndcg)
+        ndcgs = {label: np.concatenate(values) for label, values in found.items()}
+        self.tried.extend((label, float(values.mean())) for label, values in ndcgs.items())
+        return options[_clearly_best(ndcgs)]
 
 
-def _best(
-    options: Mapping[str, tuple[T, Callable[[Cases], Float32]]],
-    cases: Cases,
-    k: int,
-    tried: list[tuple[str, float]],
-    beside: Callable[[Cases], Float32] | None = None,
-) -> T:
-    """The option with the best mean NDCG@k; the first one unless another is clearly better.
+def _clearly_best(ndcgs: Mapping[Label, Float64]) -> Label:
+    """The label with the best mean; the first one unless another is clearly better."""
+    first = next(iter(ndcgs))
+    best = max(ndcgs, key=lambda label: float(ndcgs[label].mean()))
+    return best if better(ndcgs[best], ndcgs[first], 1.0) else first
 
-    beside: what it is blended with by the default weights; default: it stands alone.
-    """
-    ndcgs = {label: np.empty(len(cases)) for label in options}
-    if len(options) > 1:
-        for start, block in _blocks(cases):
-            other = None if beside is None else _share(beside(block), block, COLLABORATIVE)
-            for label, (_, scores) in options.items():
-                own = unseen(scores(block), block.ages)
-                lists = top_k(own if other is None else other + _share(own, block, NEIGHBORS), k, block.ages)
-                ndcgs[label][start : start + len(block)] = rank_metrics(lists, block.wanted).ndcg
-        tried.extend((label, float(values.mean())) for label, values in ndcgs.items())
-    first = next(iter(options))
-    best = max(options, key=lambda label: float(ndcgs[label].mean()))
-    return options[best if better(ndcgs[best], ndcgs[first], 1.0) else first][0]
+
+def _cut(sources: Sources, choice: Choice) -> Sources:
+    """Only what a choice lets serve."""
+    cut = _with_neighbors(sources, choice.neighbor_algorithm, choice.neighbors_kept)
+    return replace(cut, factors=sources.factors.truncated(choice.dimension))
+
+
+def _with_neighbors(sources: Sources, algorithm: str, count: int) -> Sources:
+    return replace(sources, neighbors={algorithm: sources.neighbors[algorithm].truncated(count)})
 
 
 def _share(scores: Float32, block: Cases, source: str) -> Float32:

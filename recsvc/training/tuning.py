@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import optuna
 
-from recsvc.domain.arrays import Float32, Float64
+from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
 from recsvc.domain.evaluation import rank_metrics, top_k
 from recsvc.domain.ranking.blend import scaled_by_maximum
-from recsvc.training.algorithms.interface import ItemNeighbors, Progress
-from recsvc.training.algorithms.sequences import SequentialRules
+from recsvc.training.algorithms.interface import Progress
+from recsvc.training.algorithms.sequences import Sequences, SequentialRules
 from recsvc.training.algorithms.spectral import Decomposition
 from recsvc.training.dataset import Dataset
 from recsvc.training.selection import DEFAULT_RECENCY, better, unseen
@@ -34,9 +34,12 @@ from recsvc.training.sources import (
     fit_neighbors,
     sequences_of,
 )
-from recsvc.training.validation import HoldOut
+from recsvc.training.validation import Cases, HoldOut
 
-_CASES = 1500
+_LEAST_CASES = 2
+_SCORES = 65_000_000
+"""Scores of one source that are held: so many cases times items, 260 MB."""
+
 _K = 20
 
 _SHARES = {COLLABORATIVE: 0.45, RP3BETA: 0.1, EASE: 0.35, SEQUENCE: 0.1}
@@ -78,21 +81,41 @@ class Tuned:
 
 
 def tune(
-    dataset: Dataset, held_out: HoldOut, recipe: Recipe, *, budget_s: float, seed: int, progress: Progress
+    dataset: Dataset, folds: Sequence[HoldOut], recipe: Recipe, *, budget_s: float, seed: int, progress: Progress
 ) -> Tuned:
     """The best recipe found within about `budget_s` seconds: a trial that has begun is finished."""
-    if len(held_out.cases) < 2:
+    folds = [fold for fold in folds if len(fold.cases)]
+    if sum(len(fold.cases) for fold in folds) < _LEAST_CASES:
         return Tuned(recipe)
-    return _Search(dataset, held_out, budget_s, seed, progress).run(recipe)
+    return _Search(dataset, folds, budget_s, seed, progress).run(recipe)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What sources learn from in one fold, and the histories that they are asked with."""
+
+    interactions: Interactions
+    sequences: Sequences
+    history: Interactions
+    last: Interactions
 
 
 class _Search:
-    def __init__(self, dataset: Dataset, held_out: HoldOut, budget_s: float, seed: int, progress: Progress) -> None:
-        positions = np.linspace(0, len(held_out.cases) - 1, min(_CASES, len(held_out.cases)), dtype=np.int64)
-        self._cases = held_out.cases.take(np.unique(positions))
-        self._history = self._cases.history(1.0)
-        self._sequences = sequences_of(dataset, held_out.fitting)
-        self._interactions = dataset.interactions(held_out.fitting)
+    def __init__(
+        self, dataset: Dataset, folds: Sequence[HoldOut], budget_s: float, seed: int, progress: Progress
+    ) -> None:
+        most = max(_LEAST_CASES, _SCORES // max(len(dataset.item_keys), 1) // len(folds))
+        parts = [fold.cases.take(_evenly(len(fold.cases), most)) for fold in folds]
+        self._cases = Cases.joined(parts)
+        self._folds = [
+            _Asked(
+                dataset.interactions(fold.fitting),
+                sequences_of(dataset, fold.fitting),
+                cases.history(1.0),
+                cases.history(DEFAULT_RECENCY[SEQUENCE], SEQUENCE_ITEMS),
+            )
+            for fold, cases in zip(folds, parts, strict=True)
+        ]
         self._started, self._budget_s, self._share = time.monotonic(), budget_s, 0.0
         self._seed, self._progress = seed, progress
         self._trials: list[Trial] = []
@@ -110,8 +133,8 @@ class _Search:
 
     def _spectral(self, recipe: Recipe) -> tuple[Recipe, Float32]:
         present = recipe.spectral
-        neighbors = self._by(fit_neighbors(self._interactions, recipe, recipe.neighbor_algorithms[0]))
-        fits: dict[tuple[float, float], Decomposition] = {}
+        neighbors = self._by_neighbors(recipe, recipe.neighbor_algorithms[0])
+        fits: dict[tuple[float, float], list[Decomposition]] = {}
 
         def scores(parameters: Parameters) -> Float32:
             config = replace(present, power_iterations=_TRIAL_POWER_ITERATIONS, **parameters)
@@ -119,8 +142,9 @@ class _Search:
             if exponents not in fits:
                 if len(fits) == _KEPT_FITS:
                     fits.pop(next(iter(fits)))
-                fits[exponents] = Decomposition.of(self._interactions, config)
-            return self._scaled(fits[exponents].factors(config).scores(self._history))
+                fits[exponents] = [Decomposition.of(fold.interactions, config) for fold in self._folds]
+            found = zip(fits[exponents], self._folds, strict=True)
+            return self._scaled([fit.factors(config).scores(fold.history) for fit, fold in found])
 
         def suggest(trial: optuna.Trial) -> Parameters:
             return {
@@ -158,7 +182,7 @@ class _Search:
                 suggest,
                 lambda parameters: (
                     collaborative,
-                    self._by(fit_neighbors(self._interactions, changed(parameters), RP3BETA)),
+                    self._by_neighbors(changed(parameters), RP3BETA),
                 ),
             )
         )
@@ -183,18 +207,18 @@ class _Search:
                 },
                 lambda parameters: (
                     collaborative,
-                    self._by(fit_neighbors(self._interactions, roughly(parameters), EASE)),
+                    self._by_neighbors(roughly(parameters), EASE),
                 ),
             )
         )
 
     def _rules(self, recipe: Recipe, collaborative: Float32) -> Recipe:
         present = recipe.sequence
-        last = self._cases.history(DEFAULT_RECENCY[SEQUENCE], SEQUENCE_ITEMS)
 
         def scores(parameters: Parameters) -> tuple[Float32, Float32]:
-            rules = SequentialRules(replace(present, **parameters)).fit(self._sequences)
-            return collaborative, self._scaled(rules.scores(last).toarray())
+            rules = SequentialRules(replace(present, **parameters))
+            found = [rules.fit(fold.sequences).scores(fold.last).toarray() for fold in self._folds]
+            return collaborative, self._scaled(found)
 
         def suggest(trial: optuna.Trial) -> Parameters:
             return {
@@ -241,11 +265,13 @@ class _Search:
         self._gains[source] = float(first[1].mean()), float(chosen[1].mean())
         return chosen[0]
 
-    def _by(self, neighbors: ItemNeighbors) -> Float32:
-        return self._scaled(neighbors.scores(self._history).toarray())
+    def _by_neighbors(self, recipe: Recipe, algorithm: str) -> Float32:
+        fits = [(fit_neighbors(fold.interactions, recipe, algorithm), fold.history) for fold in self._folds]
+        return self._scaled([neighbors.scores(history).toarray() for neighbors, history in fits])
 
-    def _scaled(self, scores: Float32) -> Float32:
-        return scaled_by_maximum(unseen(scores, self._cases.ages)).astype(np.float32)
+    def _scaled(self, scores: Sequence[Float32]) -> Float32:
+        """(cases, items) of all folds, from those of each."""
+        return scaled_by_maximum(unseen(np.concatenate(scores), self._cases.ages)).astype(np.float32)
 
     def _ndcg(self, collaborative: Float32, other: Float32) -> Float64:
         """Of each case, by the weights that do better on the whole."""
@@ -254,6 +280,11 @@ class _Search:
             scores = weight * collaborative + (1 - weight) * other
             tried.append(rank_metrics(top_k(scores, _K, self._cases.ages), self._cases.wanted).ndcg)
         return max(tried, key=lambda ndcgs: float(ndcgs.mean()))
+
+
+def _evenly(count: int, at_most: int) -> Codes:
+    """At most so many of `count` positions, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(at_most, count), dtype=np.int64))
 
 
 _SPECTRAL = ("user_degree_exponent", "item_degree_exponent", "output_exponent", "singular_value_power")

@@ -7,6 +7,7 @@ neighbourhoods of a history are held out instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -20,6 +21,9 @@ from recsvc.training.splits import random_split
 
 _LEAST_CASES = 50
 """With fewer cases by time, a choice would be a guess: interactions are drawn at random instead."""
+
+_ENOUGH_CASES, _MOST_FOLDS, _FOLDED_PAIRS = 4000, 5, 1_000_000
+"""With fewer cases there are more folds, as long as all folds together have no more pairs than these."""
 
 _INFORMATIVE = 0.5
 """The share of users with several items who must have several times, for the times to be of use."""
@@ -64,6 +68,21 @@ class Cases:
     def __len__(self) -> int:
         """How many there are."""
         return len(self.moments)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Cases]) -> Cases:
+        """The cases of several folds, one after another."""
+
+        def stacked(matrices: Sequence[Interactions]) -> Interactions:
+            return sparse.csr_matrix(sparse.vstack(matrices, format="csr"))
+
+        return cls(
+            stacked([part.ages for part in parts]),
+            stacked([part.wanted for part in parts]),
+            np.concatenate([part.moments for part in parts]),
+            stacked([part.signals for part in parts]),
+            parts[0].signal_power,
+        )
 
     def take(self, positions: Codes | slice) -> Cases:
         """Some of the cases."""
@@ -125,6 +144,23 @@ def hold_out(
         dataset, case_of[dataset.users], fitting, ~fitting, np.full(len(users), dataset.times.max(initial=0.0) + 1.0)
     )
     return HoldOut(kind, fitting, fitting, cases)
+
+
+def hold_out_folds(
+    dataset: Dataset, kind: ValidationKind, *, share: float = 0.1, max_cases: int = 4000, seed: int = 1
+) -> list[HoldOut]:
+    """The same, again and again with other draws where a single one asks too little to choose by.
+
+    Repeated random sub-sampling (Picard & Cook 1984). What is held out by time is the same at every draw: one fold.
+    """
+    first = hold_out(dataset, kind, share=share, max_cases=max_cases, seed=seed)
+    if first.kind in (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL) or len(first.cases) == 0:
+        return [first]
+    count = min(_MOST_FOLDS, -(-_ENOUGH_CASES // len(first.cases)), _FOLDED_PAIRS // max(len(dataset.users), 1))
+    return [first] + [
+        hold_out(dataset, first.kind, share=share, max_cases=max_cases, seed=seed + 1000 * fold)
+        for fold in range(1, count)
+    ]
 
 
 def has_informative_times(dataset: Dataset) -> bool:

@@ -52,6 +52,22 @@ def test_contributions_add_up_and_known_items_keep_their_scores(
     np.testing.assert_allclose(sum(after.contributions.values()), after.scores, atol=1e-9)
 
 
+@given(_SCORES, _SCORES, arrays.arrays(np.bool_, 30))
+def test_the_silent_sources_never_give_a_new_item_more_than_their_favourite(
+    collaborative: np.ndarray, neighbors: np.ndarray, is_new: np.ndarray
+) -> None:
+    neighbors[is_new] = np.nan
+    before = blend({"collaborative": collaborative, "neighbors": neighbors}, _WEIGHTS)
+    content = with_estimates(before, collaborative, is_new).contributions.get("content", np.zeros(30))
+    assert content.max() <= before.contributions["neighbors"].max(initial=0.0) + 1e-9
+
+
+def test_noise_in_what_is_told_of_known_items_is_not_extrapolated() -> None:
+    told = np.array([*np.linspace(1e-9, 2e-9, 20), 1.0])
+    found = with_estimates(_blended(told.tolist(), [*np.linspace(0.0, 1.0, 20), np.nan]), told, np.arange(21) == 20)
+    assert found.contributions["content"][20] <= _WEIGHTS["neighbors"]
+
+
 def test_without_new_items_or_silent_sources_nothing_changes() -> None:
     blended = _blended([1.0] * 20, [1.0] * 20)
     assert with_estimates(blended, np.ones(20), np.zeros(20, dtype=bool)) is blended

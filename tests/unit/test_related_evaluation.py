@@ -22,6 +22,7 @@ def _table(*entries: tuple[int, int, float], liked: list[bool] | None = None) ->
         users=users.astype(np.int64),
         items=items.astype(np.int64),
         times=times.astype(np.float64),
+        signals=np.ones(len(users)),
         liked=np.array(liked if liked is not None else [True] * len(users)),
         is_given_test=np.zeros(len(users), dtype=np.bool_),
     )

@@ -15,6 +15,7 @@ from recsvc.training.selection import (
     DEFAULT_WEIGHTS,
     BlendTable,
     Choice,
+    Fold,
     better,
     blended_lists,
     choose,
@@ -54,7 +55,7 @@ def in_order(users: int = 300, items: int = 40, length: int = 12, seed: int = 3)
 def test_structure_is_found_where_there_is_some() -> None:
     dataset = by_taste()
     held = hold_out(dataset, ValidationKind.RANDOM)
-    choice = choose(fit_sources(dataset, _SMALL, held), held.cases)
+    choice = choose([Fold(fit_sources(dataset, _SMALL, held), held.cases)])
     tried = dict(choice.tried)
     assert choice.ndcg == max(ndcg for what, ndcg in tried.items() if what.endswith(("alone", "blend")))
     assert choice.ndcg > 2 * tried["popular alone"]
@@ -64,7 +65,7 @@ def test_structure_is_found_where_there_is_some() -> None:
 def test_where_the_last_item_tells_what_comes_sequence_counts_most() -> None:
     dataset = in_order()
     held = hold_out(dataset, ValidationKind.NEXT_ITEM)
-    choice = choose(fit_sources(dataset, replace(_SMALL, with_sequence=True), held), held.cases)
+    choice = choose([Fold(fit_sources(dataset, replace(_SMALL, with_sequence=True), held), held.cases)])
     assert max(choice.weights, key=lambda name: choice.weights[name]) == SEQUENCE
     assert choice.recency[COLLABORATIVE] < 1.0
 
@@ -72,7 +73,7 @@ def test_where_the_last_item_tells_what_comes_sequence_counts_most() -> None:
 def test_without_an_order_the_whole_history_counts_alike() -> None:
     dataset = by_taste()
     held = hold_out(dataset, ValidationKind.RANDOM)
-    choice = choose(fit_sources(dataset, _SMALL, held), held.cases)
+    choice = choose([Fold(fit_sources(dataset, _SMALL, held), held.cases)])
     assert (choice.recency[COLLABORATIVE], choice.recency[NEIGHBORS]) == (1.0, 1.0)
 
 
@@ -85,7 +86,7 @@ def test_what_is_chosen_by_chance_leaves_the_default() -> None:
     asked = chance.any(axis=1)
     history = sparse.csr_matrix(ages[asked])
     cases = Cases(history, sparse.csr_matrix(chance[asked].astype(np.float32)), np.zeros(int(asked.sum())), history)
-    choice = choose(sources, cases)
+    choice = choose([Fold(sources, cases)])
     assert choice.dimension == 1
     assert choice.recency[COLLABORATIVE] == 1.0
 
@@ -94,7 +95,7 @@ def test_without_cases_the_default_stays() -> None:
     dataset = by_taste()
     sources = fit_sources(dataset, _SMALL)
     nothing = sparse.csr_matrix((0, 60), dtype=np.float32)
-    choice = choose(sources, Cases(nothing, nothing, np.zeros(0), nothing))
+    choice = choose([Fold(sources, Cases(nothing, nothing, np.zeros(0), nothing))])
     assert choice == Choice(sources.factors.dimension, RP3BETA, sources.neighbors[RP3BETA].longest)
     assert choice.weights == DEFAULT_WEIGHTS
 
@@ -103,9 +104,9 @@ def test_the_better_neighbours_are_taken() -> None:
     dataset = by_taste(seed=5)
     held = hold_out(dataset, ValidationKind.RANDOM)
     sources = fit_sources(dataset, _SMALL, held)
-    tried = dict(choose(sources, held.cases).tried)
+    tried = dict(choose([Fold(sources, held.cases)]).tried)
     by = {name: tried[f"{NEIGHBORS} by {name}, recency 1.0"] for name in (RP3BETA, EASE)}
-    chosen = choose(sources, held.cases).neighbor_algorithm
+    chosen = choose([Fold(sources, held.cases)]).neighbor_algorithm
     assert by[chosen] >= by[RP3BETA]
 
 
@@ -180,7 +181,7 @@ def _power_of(dataset: Dataset) -> float:
     wanted.data = (wanted.indices % 6 == np.repeat(np.arange(wanted.shape[0]), np.diff(wanted.indptr)) % 6).astype("f")
     wanted.eliminate_zeros()
     asked = replace(held.cases, wanted=wanted).take(np.flatnonzero(np.diff(wanted.indptr)))
-    return choose_signal_power(dataset, replace(held, cases=asked), _SMALL)
+    return choose_signal_power(dataset, [replace(held, cases=asked)], _SMALL)
 
 
 def test_strong_signals_count_more_where_they_tell_more() -> None:

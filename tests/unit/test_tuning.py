@@ -19,7 +19,7 @@ _BAD = Recipe(spectral=SpectralConfig(dimension=80, rows_per_dimension=1, output
 def _tuned(recipe: Recipe, budget_s: float = 2.0, seed: int = 0) -> Tuned:
     dataset = by_taste(users=600, items=120)
     held = hold_out(dataset, ValidationKind.RANDOM)
-    return tune(dataset, held, recipe, budget_s=budget_s, seed=seed, progress=lambda _share: None)
+    return tune(dataset, [held], recipe, budget_s=budget_s, seed=seed, progress=lambda _share: None)
 
 
 def test_every_source_is_searched_and_none_gets_worse() -> None:
@@ -58,7 +58,7 @@ def test_where_behaviour_has_an_order_rules_are_searched_too() -> None:
     held = hold_out(dataset, ValidationKind.NEXT_ITEM)
     recipe = replace(_BAD, with_sequence=True)
     shares: list[float] = []
-    tuned = tune(dataset, held, recipe, budget_s=2.0, seed=0, progress=shares.append)
+    tuned = tune(dataset, [held], recipe, budget_s=2.0, seed=0, progress=shares.append)
     assert SEQUENCE in tuned.gains
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -68,4 +68,4 @@ def test_without_cases_the_recipe_stays() -> None:
     dataset = by_taste()
     held = hold_out(dataset, ValidationKind.RANDOM)
     none = HoldOut(held.kind, held.fitting, held.live, held.cases.take(slice(0, 0)))
-    assert tune(dataset, none, _BAD, budget_s=1.0, seed=0, progress=lambda _share: None) == Tuned(_BAD)
+    assert tune(dataset, [none], _BAD, budget_s=1.0, seed=0, progress=lambda _share: None) == Tuned(_BAD)

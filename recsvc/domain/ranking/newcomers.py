@@ -32,15 +32,18 @@ def with_estimates(
 
     told: (n,), the scores of the source that knows new items, whether or not it counts in the blend; NaN where it knows
     none. is_new: (n,), candidates that training did not know. The estimate is the linear regression, over the other
-    candidates, of what the silent sources contribute on what is told; never below 0.
+    candidates, of what the silent sources contribute on what is told; within what they are told and contribute, since
+    a line says nothing of what lies beyond its points.
     """
     parts = [blended.contributions[name] for name in silent if name in blended.contributions]
     if not parts or not is_new.any() or int((~is_new).sum()) < _LEAST_KNOWN:
         return blended
     whole = np.sum(parts, axis=0)
     shares = scaled_by_maximum(told)
-    slope, level = _regression(shares[~is_new], whole[~is_new])
-    estimate = np.where(is_new & (shares > 0), np.maximum(level + slope * shares - whole, 0.0), 0.0)
+    known, said = shares[~is_new], whole[~is_new]
+    slope, level = _regression(known, said)
+    expected = np.clip(level + slope * np.clip(shares, known.min(), known.max()), said.min(), said.max())
+    estimate = np.where(is_new & (shares > 0), np.maximum(expected - whole, 0.0), 0.0)
     contributions = dict(blended.contributions)
     contributions[credited_to] = contributions.get(credited_to, np.zeros_like(estimate)) + estimate
     return Blended(blended.scores + estimate, contributions)
