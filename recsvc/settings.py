@@ -82,7 +82,7 @@ class EngineSettings(BaseModel):
 
     history_items: int = Field(500, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
     neighbor_history_items: int = Field(200, ge=1, description="Items of the history whose neighbours are looked up.")
-    neighbors_per_item: int = Field(200, ge=1, description="Neighbours of each of them that are looked at, best first.")
+    neighbors_per_item: int = Field(300, ge=1, description="Neighbours of each of them that are looked at, best first.")
     candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
@@ -95,9 +95,9 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     dimension: int = Field(
-        1024, ge=2, le=4000, description="Length of item vectors at most; fewer where fewer do better."
+        1536, ge=2, le=4000, description="Length of item vectors at most; fewer where fewer do better."
     )
-    neighbors: int = Field(200, ge=1, description="Neighbours kept per item at most; half where that does as well.")
+    neighbors: int = Field(300, ge=1, description="Neighbours kept per item at most.")
     ease_items: int = Field(
         60_000, ge=0, description="Up to so many items EASE is tried, exactly or by its local approximation."
     )

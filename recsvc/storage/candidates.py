@@ -40,7 +40,7 @@ class CandidateQuestion:
     session_item_ids: tuple[ItemId, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     history_items: int = 200
-    neighbors_per_item: int = 200
+    neighbors_per_item: int = 300
     score_neighbors: bool = False
     trend: str = "trend_day"
     include_seen: bool = False

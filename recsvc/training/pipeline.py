@@ -31,8 +31,7 @@ STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "a
 
 Progress = Callable[[str, float], None]
 _K = 20
-_HELD_OUT = 0.1
-_CASES = 6000
+_CASES = 12_000
 """At most so many held-out cases are asked; half of them to choose by, half to judge by."""
 
 _WORSE_ERRORS = 2.0
@@ -123,9 +122,7 @@ class Pipeline:
         choice: Choice | None = None
         metrics: Mapping[str, float] = {}
         if options.evaluate or options.tune_budget_s is not None:
-            folds = hold_out_folds(
-                dataset, options.validation, share=_HELD_OUT, max_cases=_CASES, seed=options.seed + 1
-            )
+            folds = hold_out_folds(dataset, options.validation, max_cases=_CASES, seed=options.seed + 1)
             choosing, judging = _halves(folds[0].cases)
             folds[0] = replace(folds[0], cases=choosing)
             signal_power = choose_signal_power(dataset, folds, recipe, k=_K)
@@ -154,7 +151,7 @@ class Pipeline:
         sources = fit_sources(dataset, _final(tuned.recipe, choice), progress=lambda share: progress("train", share))
         watch.lap("train")
         ((algorithm, neighbors),) = sources.neighbors.items()
-        choice = choice or Choice(sources.factors.dimension, algorithm, neighbors.longest)
+        choice = choice or Choice(sources.factors.dimension, algorithm)
         return TrainedModel(
             item_keys=dataset.item_keys,
             vectors=sources.factors.vectors,
@@ -190,7 +187,7 @@ class Pipeline:
             recipe,
             spectral=replace(recipe.spectral, dimension=options.dimension or dimension),
             neighbors=replace(recipe.neighbors, k=options.neighbors or neighbors),
-            neighbor_algorithms=(RP3BETA, EASE) if small and options.evaluate else (RP3BETA,),
+            neighbor_algorithms=(EASE, RP3BETA) if small and options.evaluate else (RP3BETA,),
             with_sequence=has_informative_times(dataset),
         )
 
@@ -213,7 +210,6 @@ def recipe_of(model: Model) -> Recipe:
     return replace(
         saved,
         spectral=replace(saved.spectral, dimension=model.dimension),
-        neighbors=replace(saved.neighbors, k=int(str(model.hyperparameters.get("neighbors_kept", saved.neighbors.k)))),
         neighbor_algorithms=(str(model.hyperparameters["neighbor_algorithm"]),),
         with_sequence=bool(model.hyperparameters["with_sequence"]),
     )
@@ -226,7 +222,6 @@ def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
     return replace(
         recipe,
         spectral=replace(recipe.spectral, dimension=choice.dimension),
-        neighbors=replace(recipe.neighbors, k=choice.neighbors_kept),
         neighbor_algorithms=(choice.neighbor_algorithm,),
     )
 
@@ -242,7 +237,6 @@ def _hyperparameters(tuned: Tuned, choice: Choice, options: TrainingOptions) -> 
         **asdict(tuned.recipe),
         "dimension": choice.dimension,
         "neighbor_algorithm": choice.neighbor_algorithm,
-        "neighbors_kept": choice.neighbors_kept,
         "validation": options.validation.value,
         "compared": [{"what": what, f"ndcg_at_{_K}": ndcg} for what, ndcg in choice.tried],
         "tuning": [

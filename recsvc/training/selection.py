@@ -45,6 +45,9 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {COLLABORATIVE: 2 / 3, NEIGHBORS: 1 / 3}
 
 DEFAULT_RECENCY: Mapping[str, float] = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0, SEQUENCE: 0.8}
 
+_SHARES = (2 / 3, 1 / 2, 1 / 3)
+"""How much another source may count while what stands beside it is chosen: by the best of these."""
+
 _ALIKE = 0.01
 """Signals whose standard deviation is below this share of their mean are all the same."""
 
@@ -70,13 +73,11 @@ class Fold:
 class Choice:
     """What serves.
 
-    neighbors_kept: of each item; recency: by source; weights: by source, adding up to one; tried: what was compared,
-    with NDCG@k.
+    recency: by source; weights: by source, adding up to one; tried: what was compared, with NDCG@k.
     """
 
     dimension: int
     neighbor_algorithm: str = RP3BETA
-    neighbors_kept: int = 100
     recency: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_RECENCY))
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     ndcg: float = 0.0
@@ -90,8 +91,7 @@ def choose(folds: Sequence[Fold], *, k: int = 20, progress: Progress = no_progre
     Without cases the defaults.
     """
     sources = folds[0].sources
-    algorithm, neighbors = next(iter(sources.neighbors.items()))
-    default = Choice(sources.factors.dimension, algorithm, neighbors.longest)
+    default = Choice(sources.factors.dimension, next(iter(sources.neighbors)))
     folds = [fold for fold in folds if len(fold.cases)]
     if not folds:
         return default
@@ -274,18 +274,14 @@ def _parts(
     progress(0.5)
     # Neighbours are there for what they add: which ones do best alone is another question.
     besides = search.beside(lambda sources, block: sources.collaborative(block, recency[COLLABORATIVE]))
-    algorithm, recency[NEIGHBORS] = besides.best(
-        {f"{NEIGHBORS} by {name}, recency {value}": (name, value) for name in sources.neighbors for value in recencies},
-        lambda sources, block, option: sources.by_neighbors(block, *option),
+    algorithm = besides.best(
+        {f"{NEIGHBORS} by {name}": name for name in sources.neighbors},
+        lambda sources, block, name: sources.by_neighbors(block, name, 1.0),
+        errors=0.0,
     )
-    longest = sources.neighbors[algorithm].longest
-    kept = besides.best(
-        {
-            f"{NEIGHBORS} by {algorithm}, {count} of each item": count
-            for count in sorted({max(1, longest // 2), longest})
-        },
-        lambda cut, block, _count: cut.by_neighbors(block, algorithm, recency[NEIGHBORS]),
-        lambda sources, count: _with_neighbors(sources, algorithm, count),
+    recency[NEIGHBORS] = besides.best(
+        {f"{NEIGHBORS} by {algorithm}, recency {value}": value for value in recencies},
+        lambda sources, block, value: sources.by_neighbors(block, algorithm, value),
     )
     progress(0.8)
     if sources.transitions is not None:
@@ -297,12 +293,12 @@ def _parts(
             lambda sources, block, value: sources.by_sequence(block, value),
         )
     progress(1.0)
-    return replace(default, dimension=dimension, neighbor_algorithm=algorithm, neighbors_kept=kept, recency=recency)
+    return replace(default, dimension=dimension, neighbor_algorithm=algorithm, recency=recency)
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Compares options on the cases of all folds. other: what they are blended with by the default weights."""
+    """Compares options on the cases of all folds. other: what they are blended with."""
 
     folds: Sequence[Fold]
     k: int
@@ -322,50 +318,63 @@ class _Search:
         options: Mapping[str, T],
         scores: Callable[[Sources, Cases, T], Float32],
         cut: Callable[[Sources, T], Sources] = lambda sources, _option: sources,
+        errors: float = 1.0,
     ) -> T:
-        """The option with the best mean NDCG@k; the first one unless another is clearly better.
+        """The option with the best mean NDCG@k; the first one unless another is better by so many standard errors.
 
         scores: (cases, items), of what `cut` makes of the sources for an option.
         """
         first = next(iter(options.values()))
         if len(options) == 1:
             return first
-        found: dict[str, list[Float64]] = {label: [] for label in options}
+        found: dict[str, list[list[Float64]]] = {label: [] for label in options}
         for fold in self.folds:
             cuts = {label: cut(fold.sources, option) for label, option in options.items()}
             for _, block in _blocks(fold.cases):
                 other = None
                 if self.other is not None:
-                    other = _share(self.other(fold.sources, block), block, COLLABORATIVE)
+                    other = scaled_by_maximum(unseen(self.other(fold.sources, block), block.ages))
                 for label, option in options.items():
                     own = unseen(scores(cuts[label], block, option), block.ages)
-                    blended = own if other is None else other + _share(own, block, NEIGHBORS)
-                    found[label].append(rank_metrics(top_k(blended, self.k, block.ages), block.wanted).ndcg)
-        ndcgs = {label: np.concatenate(values) for label, values in found.items()}
+                    found[label].append(
+                        [rank_metrics(top_k(mix, self.k, block.ages), block.wanted).ndcg for mix in _mixes(own, other)]
+                    )
+        ndcgs = {label: _best_mix(blocks) for label, blocks in found.items()}
         self.tried.extend((label, float(values.mean())) for label, values in ndcgs.items())
-        return options[_clearly_best(ndcgs)]
+        return options[_clearly_best(ndcgs, errors)]
 
 
-def _clearly_best(ndcgs: Mapping[Label, Float64]) -> Label:
-    """The label with the best mean; the first one unless another is clearly better."""
+def _mixes(own: Float32, other: Float64 | None) -> Iterator[Float32]:
+    """A source alone, or beside another by each of _SHARES."""
+    if other is None:
+        yield own
+        return
+    scaled = scaled_by_maximum(own)
+    for share in _SHARES:
+        yield ((1.0 - share) * scaled + share * other).astype(np.float32)
+
+
+def _best_mix(blocks: Sequence[Sequence[Float64]]) -> Float64:
+    """NDCG of each case by the mix that does best on the whole."""
+    by_mix = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+    return max(by_mix, key=lambda ndcgs: float(ndcgs.mean()))
+
+
+def _clearly_best(ndcgs: Mapping[Label, Float64], errors: float = 1.0) -> Label:
+    """The label with the best mean; the first one unless another is better by so many standard errors."""
     first = next(iter(ndcgs))
     best = max(ndcgs, key=lambda label: float(ndcgs[label].mean()))
-    return best if better(ndcgs[best], ndcgs[first], 1.0) else first
+    return best if better(ndcgs[best], ndcgs[first], errors) else first
 
 
 def _cut(sources: Sources, choice: Choice) -> Sources:
     """Only what a choice lets serve."""
-    cut = _with_neighbors(sources, choice.neighbor_algorithm, choice.neighbors_kept)
-    return replace(cut, factors=sources.factors.truncated(choice.dimension))
-
-
-def _with_neighbors(sources: Sources, algorithm: str, count: int) -> Sources:
-    return replace(sources, neighbors={algorithm: sources.neighbors[algorithm].truncated(count)})
-
-
-def _share(scores: Float32, block: Cases, source: str) -> Float32:
-    """What a source contributes by default."""
-    return (DEFAULT_WEIGHTS[source] * scaled_by_maximum(unseen(scores, block.ages))).astype(np.float32)
+    algorithm = choice.neighbor_algorithm
+    return replace(
+        sources,
+        factors=sources.factors.truncated(choice.dimension),
+        neighbors={algorithm: sources.neighbors[algorithm]},
+    )
 
 
 def _components(

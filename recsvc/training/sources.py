@@ -40,7 +40,7 @@ class Recipe:
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     ease: EaseConfig = field(default_factory=EaseConfig)
     sequence: SequentialRulesConfig = field(default_factory=SequentialRulesConfig)
-    neighbor_algorithms: tuple[str, ...] = (RP3BETA, EASE)
+    neighbor_algorithms: tuple[str, ...] = (EASE, RP3BETA)
     with_sequence: bool = True
     tuned: bool = False
 

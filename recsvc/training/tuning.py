@@ -56,7 +56,7 @@ _TRIAL_SUPPORT = 100
 
 _KEPT_FITS = 6
 _MOST_TRIALS = 200
-_REGULARISATIONS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_REGULARISATIONS = (1.0, 3.0, 10.0, 30.0, 100.0, 200.0, 500.0, 1000.0)
 _DROPOUTS = (0.0, 0.3, 0.5, 0.7)
 
 Parameters = dict[str, Any]
@@ -124,8 +124,9 @@ class _Search:
     def run(self, recipe: Recipe) -> Tuned:
         """Search one source after another."""
         recipe, collaborative = self._spectral(recipe)
-        for algorithm in recipe.neighbor_algorithms:
-            recipe = (self._ease if algorithm == EASE else self._rp3beta)(recipe, collaborative)
+        recipe = self._rp3beta(recipe, collaborative)
+        if EASE in recipe.neighbor_algorithms:
+            recipe = self._ease(recipe, collaborative)
         if recipe.with_sequence:
             recipe = self._rules(recipe, collaborative)
         self._progress(1.0)
@@ -133,7 +134,7 @@ class _Search:
 
     def _spectral(self, recipe: Recipe) -> tuple[Recipe, Float32]:
         present = recipe.spectral
-        neighbors = self._by_neighbors(recipe, recipe.neighbor_algorithms[0])
+        neighbors = self._by_neighbors(recipe, RP3BETA)
         fits: dict[tuple[float, float], list[Decomposition]] = {}
 
         def scores(parameters: Parameters) -> Float32:

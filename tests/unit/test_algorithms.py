@@ -8,7 +8,7 @@ from scipy import sparse
 
 from recsvc.domain.arrays import Interactions
 from recsvc.training.algorithms import neighbors, spectral
-from recsvc.training.algorithms.interface import ItemFactors, ItemNeighbors
+from recsvc.training.algorithms.interface import ItemFactors
 from recsvc.training.algorithms.neighbors import Neighbors, NeighborsConfig
 from recsvc.training.algorithms.popularity import item_popularity, popularity_scores
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig, orthonormal
@@ -147,14 +147,6 @@ def test_the_best_k_are_kept_best_first_whatever_the_blocks(
         assert item not in fitted.indices[inside]
         assert np.allclose(fitted.weights[inside], np.sort(expected[item])[::-1][:7][: len(fitted.weights[inside])])
         assert len(fitted.weights[inside]) == min(7, int((expected[item] > 0).sum()))
-
-
-def test_truncating_equals_fitting_with_fewer() -> None:
-    interactions = some_interactions()
-    truncated = Neighbors(NeighborsConfig(k=30)).fit(interactions).truncated(5)
-    fitted = Neighbors(NeighborsConfig(k=5)).fit(interactions)
-    for field in ItemNeighbors.__slots__:
-        assert np.array_equal(getattr(truncated, field), getattr(fitted, field))
 
 
 def test_dislikes_are_ignored_in_training_and_count_against_in_scoring() -> None:

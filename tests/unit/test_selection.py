@@ -21,7 +21,16 @@ from recsvc.training.selection import (
     choose,
     choose_signal_power,
 )
-from recsvc.training.sources import COLLABORATIVE, EASE, NEIGHBORS, RP3BETA, SEQUENCE, TRENDING, Recipe, fit_sources
+from recsvc.training.sources import (
+    COLLABORATIVE,
+    EASE,
+    NEIGHBORS,
+    RP3BETA,
+    SEQUENCE,
+    TRENDING,
+    Recipe,
+    fit_sources,
+)
 from recsvc.training.validation import Cases, HoldOut, ValidationKind, hold_out
 
 _SMALL = Recipe(
@@ -96,7 +105,7 @@ def test_without_cases_the_default_stays() -> None:
     sources = fit_sources(dataset, _SMALL)
     nothing = sparse.csr_matrix((0, 60), dtype=np.float32)
     choice = choose([Fold(sources, Cases(nothing, nothing, np.zeros(0), nothing))])
-    assert choice == Choice(sources.factors.dimension, RP3BETA, sources.neighbors[RP3BETA].longest)
+    assert choice == Choice(sources.factors.dimension, EASE)
     assert choice.weights == DEFAULT_WEIGHTS
 
 
@@ -105,9 +114,9 @@ def test_the_better_neighbours_are_taken() -> None:
     held = hold_out(dataset, ValidationKind.RANDOM)
     sources = fit_sources(dataset, _SMALL, held)
     tried = dict(choose([Fold(sources, held.cases)]).tried)
-    by = {name: tried[f"{NEIGHBORS} by {name}, recency 1.0"] for name in (RP3BETA, EASE)}
+    by = {name: tried[f"{NEIGHBORS} by {name}"] for name in (RP3BETA, EASE)}
     chosen = choose([Fold(sources, held.cases)]).neighbor_algorithm
-    assert by[chosen] >= by[RP3BETA]
+    assert by[chosen] == max(by.values())
 
 
 def test_the_table_that_weights_are_tried_on_scores_as_the_whole_lists_do() -> None:

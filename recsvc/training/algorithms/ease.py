@@ -43,7 +43,7 @@ _BATCH_ITEMS = 200
 class EaseConfig:
     """Hyper-parameters of the regression."""
 
-    k: int = 200
+    k: int = 300
     """Weights kept per item of the history: the largest in magnitude."""
 
     regularisation: float = 30.0

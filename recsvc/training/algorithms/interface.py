@@ -80,11 +80,6 @@ class ItemNeighbors:
     def item_count(self) -> int:
         return len(self.indptr) - 1
 
-    @property
-    def longest(self) -> int:
-        """The most neighbours that an item has."""
-        return int(np.diff(self.indptr).max(initial=0))
-
     def matrix(self) -> Interactions:
         """The weights as a sparse matrix (n_items, n_items)."""
         size = (self.item_count, self.item_count)
@@ -93,13 +88,6 @@ class ItemNeighbors:
     def scores(self, interactions: Interactions) -> Interactions:
         """Scores of the rows of `interactions`, sparse: what is absent has no neighbour among the touched items."""
         return (interactions @ self.matrix()).tocsr()
-
-    def truncated(self, k: int) -> ItemNeighbors:
-        """The strongest k of each item."""
-        ranks = np.arange(len(self.indices)) - np.repeat(self.indptr[:-1], np.diff(self.indptr))
-        kept = ranks < k
-        indptr = np.concatenate(([0], np.cumsum(np.minimum(np.diff(self.indptr), k))))
-        return ItemNeighbors(indptr, self.indices[kept], self.weights[kept])
 
 
 class FactorAlgorithm(Protocol):

@@ -24,7 +24,7 @@ _BLOCK_ENTRIES = 16_000_000
 class NeighborsConfig:
     """Hyper-parameters of the item–item weights."""
 
-    k: int = 200
+    k: int = 300
     """Neighbours kept per item; serving reads this many for every item that the user touched."""
 
     source_degree_exponent: float = 0.6

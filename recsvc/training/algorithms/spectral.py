@@ -49,7 +49,7 @@ _NULL_MATRIX = 1e-30
 class SpectralConfig:
     """Hyper-parameters of the spectral embedding."""
 
-    dimension: int = 1024
+    dimension: int = 1536
     """Length of an item vector, at most; small data gets fewer, see `rows_per_dimension`."""
 
     rows_per_dimension: float = 16.0
