@@ -80,8 +80,8 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    history_items: int = Field(500, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
-    neighbor_history_items: int = Field(200, ge=1, description="Items of the history whose neighbours are looked up.")
+    history_items: int = Field(1000, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
+    neighbor_history_items: int = Field(1000, ge=1, description="Items of the history whose neighbours are looked up.")
     neighbors_per_item: int = Field(300, ge=1, description="Neighbours of each of them that are looked at, best first.")
     candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
     shown_queue: int = Field(

@@ -32,7 +32,8 @@ class Model:
     """A published model. `blend_weights` says how much each source counts in AUTO.
 
     recency: by source, how much an item of a history counts against the one touched after it; 1 where it is not named.
-    signal_power: what an item's signal is raised to before that; 0 = all alike.
+    signal_power: what a liked item's signal is raised to before that; 0 = all alike. disliked_strength: what an item
+    with a negative signal counts instead; 0 = it is left out.
     """
 
     model_key: ModelKey
@@ -51,6 +52,7 @@ class Model:
     activate_time: datetime | None = None
     recency: Mapping[str, float] = field(default_factory=dict)
     signal_power: float = 0.0
+    disliked_strength: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

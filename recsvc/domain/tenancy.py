@@ -50,7 +50,10 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class ServingModel:
-    """What serving needs to know of the active model. recency: by source, and signal_power, as Model has them."""
+    """What serving needs to know of the active model.
+
+    recency: by source, signal_power and disliked_strength: as Model has them.
+    """
 
     model_key: ModelKey
     model_id: str
@@ -59,6 +62,7 @@ class ServingModel:
     blend_weights: Mapping[str, float]
     recency: Mapping[str, float]
     signal_power: float = 0.0
+    disliked_strength: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 v_j is the vector of item j, s_j its fold-in scale (training.algorithms.spectral), r_j the signal of the events about
 it, a_j its age in distinct times. The signal power p and the recency ρ are those that validation chose for the model,
-0 and 1 where strength and order say nothing. Nothing is trained per user, so a state is a pure function of the events
-and the model, and can be computed again at any time.
+0 and 1 where strength and order say nothing. So is the d that stands for r_j^p of an item that a user came to and did
+not like: 0, unless even that says what they will come to next. Nothing is trained per user, so a state is a pure
+function of the events and the model, and can be computed again at any time.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ _BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Liked:
-    """Items that a user likes, newest first. ages: 1 + the number of distinct times after each."""
+class Touched:
+    """Items that count in a user's history, newest first. ages: 1 + the number of distinct times after each."""
 
     item_keys: tuple[ItemKey, ...]
     signals: tuple[float, ...]
     ages: tuple[int, ...]
 
 
-def liked_items(history: History, limit: int) -> Liked:
-    """The newest items with a positive signal; what was done at one time has one age."""
+def touched_items(history: History, limit: int, *, with_disliked: bool = False) -> Touched:
+    """The newest items with a positive signal, or with any; what was done at one time has one age."""
     item_keys: list[ItemKey] = []
     signals: list[float] = []
     ages: list[int] = []
@@ -43,24 +44,28 @@ def liked_items(history: History, limit: int) -> Liked:
     for item, signal, time in zip(history.item_keys, history.signals, history.times, strict=True):
         if len(item_keys) == limit:
             break
-        if signal > 0:
+        if signal > 0 or (with_disliked and signal < 0):
             ages.append((ages[-1] if ages else 0) + (time != last))
             item_keys.append(item)
             signals.append(signal)
             last = time
-    return Liked(tuple(item_keys), tuple(signals), tuple(ages))
+    return Touched(tuple(item_keys), tuple(signals), tuple(ages))
 
 
 def fold_in(
-    liked: Liked, vectors: Mapping[ItemKey, Float32], recency: float = 1.0, signal_power: float = 0.0
+    touched: Touched,
+    vectors: Mapping[ItemKey, Float32],
+    recency: float = 1.0,
+    signal_power: float = 0.0,
+    disliked_strength: float = 0.0,
 ) -> Float32 | None:
-    """The user's vector, (dimension,): the sum of the items' fold-in vectors times signal^power · recency^(age − 1).
+    """The user's vector, (dimension,): the sum of the items' fold-in vectors times strength · recency^(age − 1).
 
-    None when no item has a vector.
+    The strength is signal^power of a liked item, disliked_strength of another. None when no item has a vector.
     """
     known = [
-        vectors[item] * np.float32(signal**signal_power * recency ** (age - 1))
-        for item, signal, age in zip(liked.item_keys, liked.signals, liked.ages, strict=True)
+        vectors[item] * np.float32((signal**signal_power if signal > 0 else disliked_strength) * recency ** (age - 1))
+        for item, signal, age in zip(touched.item_keys, touched.signals, touched.ages, strict=True)
         if item in vectors
     ]
     return np.sum(known, axis=0, dtype=np.float32) if known else None
@@ -72,7 +77,7 @@ class FoldIn:
     def __init__(
         self, states: UserStateRepository, announcer: VersionAnnouncer, metrics: Metrics, history_items: int
     ) -> None:
-        """history_items: how many of a user's liked items count, newest first."""
+        """history_items: how many of a user's items count, newest first."""
         self._states = states
         self._announcer = announcer
         self._metrics = metrics
@@ -93,8 +98,12 @@ class FoldIn:
     async def _computed(
         self, tenant_key: TenantKey, model: ServingModel | None, histories: Sequence[History]
     ) -> list[UserState]:
-        liked = {history.user_key: liked_items(history, self._history_items) for history in histories}
-        needed = {item for found in liked.values() for item in found.item_keys}
+        disliked_strength = model.disliked_strength if model else 0.0
+        touched = {
+            history.user_key: touched_items(history, self._history_items, with_disliked=disliked_strength > 0)
+            for history in histories
+        }
+        needed = {item for found in touched.values() for item in found.item_keys}
         vectors: Mapping[ItemKey, Float32] = {}
         recency = model.recency.get(Source.COLLABORATIVE, 1.0) if model else 1.0
         signal_power = model.signal_power if model else 0.0
@@ -106,11 +115,11 @@ class FoldIn:
                 UserState(
                     user_key=history.user_key,
                     version=history.version,
-                    item_keys=liked[history.user_key].item_keys,
-                    weights=liked[history.user_key].signals,
-                    ages=liked[history.user_key].ages,
+                    item_keys=touched[history.user_key].item_keys,
+                    weights=touched[history.user_key].signals,
+                    ages=touched[history.user_key].ages,
                     seen_keys=tuple(item for item, seen in zip(history.item_keys, history.seen, strict=True) if seen),
-                    vector=fold_in(liked[history.user_key], vectors, recency, signal_power),
+                    vector=fold_in(touched[history.user_key], vectors, recency, signal_power, disliked_strength),
                 )
                 for history in histories
             ]

@@ -39,7 +39,7 @@ class CandidateQuestion:
     user_id: str | None = None
     session_item_ids: tuple[ItemId, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
-    history_items: int = 200
+    history_items: int = 1000
     neighbors_per_item: int = 300
     score_neighbors: bool = False
     trend: str = "trend_day"
@@ -141,6 +141,7 @@ class CandidateRepository:
             "session_items": list(question.session_item_ids),
             **_recencies(question.recency),
             "signal_power": serving.signal_power,
+            "disliked_strength": serving.disliked_strength,
             "sequence_items": question.sequence_items,
             "history": question.history_items,
             "neighbors_per_item": question.neighbors_per_item,
@@ -195,6 +196,7 @@ class CandidateRepository:
                 "history": question.history_items,
                 **_recencies(question.recency),
                 "signal_power": model.signal_power,
+                "disliked_strength": model.disliked_strength,
                 "sequence_items": question.sequence_items,
             },
         )

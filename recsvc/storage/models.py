@@ -60,7 +60,8 @@ class TrainedModel:
     """A model as training hands it over; arrays by position in `item_keys`.
 
     vectors: (n, dimension); fold_in_scales: (n,); transitions: what follows what; None where behaviour has no order.
-    signal_power: how much of the strength of a signal counts, 0 = all alike.
+    signal_power: how much of the strength of a signal counts, 0 = all alike; disliked_strength: what a disliked item
+    counts.
     """
 
     item_keys: Keys
@@ -72,6 +73,7 @@ class TrainedModel:
     blend_weights: Mapping[str, float]
     recency: Mapping[str, float]
     signal_power: float
+    disliked_strength: float
     hyperparameters: Mapping[str, object]
     metrics: Mapping[str, float]
     user_count: int
@@ -124,6 +126,7 @@ class ModelRepository:
                     "blend_weights": Jsonb(dict(trained.blend_weights)),
                     "recency": Jsonb(dict(trained.recency)),
                     "signal_power": trained.signal_power,
+                    "disliked_strength": trained.disliked_strength,
                     "hyperparameters": Jsonb(dict(trained.hyperparameters)),
                     "metrics": Jsonb(dict(trained.metrics)),
                     "item_count": len(trained.item_keys),
@@ -293,6 +296,7 @@ def _model(row: Any) -> Model:
         blend_weights=row["blend_weights"],
         recency=row["recency"],
         signal_power=row["signal_power"],
+        disliked_strength=row["disliked_strength"],
         hyperparameters=row["hyperparameters"],
         metrics=row["metrics"],
         item_count=row["item_count"],

@@ -139,6 +139,7 @@ class TenantRepository:
                 blend_weights=row["blend_weights"],
                 recency=row["recency"],
                 signal_power=row["signal_power"],
+                disliked_strength=row["disliked_strength"],
             )
         schema = tuple(
             AttributeRule(key, AttributeType(kind), required, filterable)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from recsvc.domain.arrays import Codes, Float64, Interactions
+from recsvc.domain.arrays import Codes, Float64, Interactions, Mask
 from recsvc.domain.errors import NotEnoughData
 from recsvc.storage.models import Signals
 
@@ -16,11 +16,24 @@ _LEAST_USERS, _LEAST_ITEMS, _LEAST_INTERACTIONS = 2, 2, 10
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """(pairs,) each: what users did with items, and when last."""
+
+    users: Codes
+    items: Codes
+    times: Float64
+
+
+NO_PAIRS = Pairs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """Positive interactions; user_keys and item_keys name the rows and columns, `users` and `items` the pairs.
 
     signals: (pairs,), what the events of each pair add up to, above 0. signal_power: how much of that counts, 0 = every
-    pair alike, 1 = in proportion.
+    pair alike, 1 = in proportion. disliked: pairs with a negative signal, of the same users and items;
+    disliked_strength: what each of them counts, 0 = nothing.
     """
 
     user_keys: NDArray[np.int64]
@@ -30,16 +43,46 @@ class Dataset:
     times: Float64
     signals: Float64
     signal_power: float = 0.0
+    disliked: Pairs = NO_PAIRS
+    disliked_strength: float = 0.0
 
-    def interactions(self, mask: NDArray[np.bool_] | None = None) -> Interactions:
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Users and items."""
+        return len(self.user_keys), len(self.item_keys)
+
+    def liked(self, mask: Mask | None = None) -> Interactions:
         """(users, items) with signal^power where a user likes an item; mask: which pairs to take."""
         users = self.users if mask is None else self.users[mask]
         items = self.items if mask is None else self.items[mask]
         signals = self.signals if mask is None else self.signals[mask]
         return sparse.csr_matrix(
-            (np.power(signals, self.signal_power).astype(np.float32), (users, items)),
-            shape=(len(self.user_keys), len(self.item_keys)),
+            (np.power(signals, self.signal_power).astype(np.float32), (users, items)), shape=self.shape
         )
+
+    def interactions(self, mask: Mask | None = None, until: float = np.inf) -> Interactions:
+        """What models learn from: what is liked, and with a strength of its own what is disliked.
+
+        mask: which liked pairs to take; until: seconds since 1970, the latest disliked ones to take.
+        """
+        liked = self.liked(mask)
+        if not self.disliked_strength:
+            return liked
+        taken = self.disliked.times <= until
+        strengths = np.full(int(taken.sum()), self.disliked_strength, dtype=np.float32)
+        disliked = sparse.csr_matrix((strengths, (self.disliked.users[taken], self.disliked.items[taken])), self.shape)
+        return sparse.csr_matrix(liked + disliked)
+
+    @property
+    def counted(self) -> tuple[Pairs, Float64]:
+        """All pairs that count in a history, the liked ones first, and their signals: −1 where disliked."""
+        liked = Pairs(self.users, self.items, self.times)
+        if not self.disliked_strength:
+            return liked, self.signals
+        joined = [
+            np.concatenate([getattr(liked, name), getattr(self.disliked, name)]) for name in ("users", "items", "times")
+        ]
+        return Pairs(*joined), np.concatenate([self.signals, np.full(len(self.disliked.users), -1.0)])
 
 
 def from_signals(signals: Signals) -> Dataset:
@@ -57,4 +100,25 @@ def from_signals(signals: Signals) -> Dataset:
             f"training needs at least {_LEAST_USERS} users, {_LEAST_ITEMS} items and {_LEAST_INTERACTIONS} positive "
             f"interactions; there are {len(user_keys)}, {len(item_keys)} and {len(users)}"
         )
-    return Dataset(user_keys, item_keys, users, items, signals.times[liked], signals.signals[liked])
+    return Dataset(
+        user_keys,
+        item_keys,
+        users,
+        items,
+        signals.times[liked],
+        signals.signals[liked],
+        disliked=_disliked(signals, user_keys, item_keys),
+    )
+
+
+def _disliked(signals: Signals, user_keys: NDArray[np.int64], item_keys: NDArray[np.int64]) -> Pairs:
+    """The pairs with a negative signal of users and items that are liked or like something."""
+    mask = signals.signals < 0
+    mask &= np.isin(signals.user_keys, user_keys) & np.isin(signals.item_keys, item_keys)
+    found = np.flatnonzero(mask)
+    found = found[np.lexsort((signals.item_keys[found], signals.user_keys[found]))]
+    return Pairs(
+        np.searchsorted(user_keys, signals.user_keys[found]),
+        np.searchsorted(item_keys, signals.item_keys[found]),
+        signals.times[found],
+    )

@@ -32,7 +32,7 @@ class ExactModel:
     @classmethod
     def of(cls, dataset: Dataset, model: Model) -> ExactModel:
         """Fit a model again. dataset: what it was trained on."""
-        dataset = replace(dataset, signal_power=model.signal_power)
+        dataset = replace(dataset, signal_power=model.signal_power, disliked_strength=model.disliked_strength)
         recipe = recipe_of(model)
         sources = fit_sources(dataset, recipe)
         everything = np.ones(len(dataset.users), dtype=np.bool_)
@@ -55,16 +55,24 @@ class ExactModel:
         rows = np.searchsorted(self.dataset.user_keys, user_keys)
         case_of = np.full(len(self.dataset.user_keys), -1)
         case_of[rows] = np.arange(len(rows))
-        entries = np.flatnonzero(case_of[self.dataset.users] >= 0)
-        asked = case_of[self.dataset.users[entries]]
+        counted, strengths = self.dataset.counted
+        entries = np.flatnonzero(case_of[counted.users] >= 0)
+        asked = case_of[counted.users[entries]]
         shape = (len(rows), len(self.dataset.item_keys))
-        ages = ages_by_time(asked, self.dataset.times[entries]).astype(np.float32)
-        history = sparse.csr_matrix((ages, (asked, self.dataset.items[entries])), shape=shape)
+        ages = ages_by_time(asked, counted.times[entries]).astype(np.float32)
+        history = sparse.csr_matrix((ages, (asked, counted.items[entries])), shape=shape)
         none = np.zeros(0, dtype=np.int64)
         nothing: Interactions = sparse.csr_matrix((np.zeros(0, dtype=np.float32), (none, none)), shape=shape)
         signals = sparse.csr_matrix(
-            (self.dataset.signals[entries].astype(np.float32), (asked, self.dataset.items[entries])), shape=shape
+            (strengths[entries].astype(np.float32), (asked, counted.items[entries])), shape=shape
         )
-        cases = Cases(history, nothing, np.full(len(rows), moment), signals, self.dataset.signal_power)
+        cases = Cases(
+            history,
+            nothing,
+            np.full(len(rows), moment),
+            signals,
+            self.dataset.signal_power,
+            self.dataset.disliked_strength,
+        )
         codes = blended_lists(self.sources, cases, self.choice, k, seen)
         return np.where(codes < 0, -1, self.dataset.item_keys[codes])

@@ -31,12 +31,16 @@ def exact_lists(exact: ExactModel, task: Task, columns: Codes, k: int, *, live: 
         order = np.argsort(questions.moments, kind="stable")
         moments = questions.moments[order]
         sources = replace(sources, trend=_trend(task, columns))
+    with_disliked = exact.dataset.disliked_strength > 0
+    ages = questions.touched_ages if with_disliked else questions.ages
+    signals = questions.touched_signals if with_disliked else questions.signals
     cases = Cases(
-        questions.ages[order][:, columns].tocsr(),
+        ages[order][:, columns].tocsr(),
         questions.wanted[order][:, columns].tocsr(),
         np.asarray(moments),
-        questions.signals[order][:, columns].tocsr(),
+        signals[order][:, columns].tocsr(),
         exact.dataset.signal_power,
+        exact.dataset.disliked_strength,
     )
     found = blended_lists(sources, cases, exact.choice, k, questions.seen[order][:, columns].tocsr())
     lists = np.empty_like(found)

@@ -21,11 +21,19 @@ from recsvc.storage.content import ContentRepository
 from recsvc.storage.models import ItemWeights, ModelRepository, TrainedModel
 from recsvc.training.catalogue import enrich, read_catalogue
 from recsvc.training.dataset import Dataset, from_signals
-from recsvc.training.selection import Choice, Fold, blended_lists, choose, choose_signal_power
+from recsvc.training.selection import (
+    Choice,
+    Fold,
+    blended_lists,
+    choose,
+    choose_disliked_strength,
+    choose_signal_power,
+    disliked_strength_of,
+)
 from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
 from recsvc.training.stopwatch import Stopwatch
 from recsvc.training.tuning import Tuned, tune
-from recsvc.training.validation import Cases, ValidationKind, has_informative_times, hold_out_folds
+from recsvc.training.validation import Cases, HoldOut, ValidationKind, has_informative_times, hold_out_folds
 
 STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "activate")
 
@@ -33,6 +41,9 @@ Progress = Callable[[str, float], None]
 _K = 20
 _CASES = 12_000
 """At most so many held-out cases are asked; half of them to choose by, half to judge by."""
+
+_LEAST_FOR_EASE = 5000
+"""Interactions below which a regression of every item on all others has little to go by."""
 
 _WORSE_ERRORS = 2.0
 """A new model may lose so many standard errors of NDCG@20 to chance; beyond that it counts as worse."""
@@ -122,13 +133,8 @@ class Pipeline:
         choice: Choice | None = None
         metrics: Mapping[str, float] = {}
         if options.evaluate or options.tune_budget_s is not None:
-            folds = hold_out_folds(dataset, options.validation, max_cases=_CASES, seed=options.seed + 1)
-            choosing, judging = _halves(folds[0].cases)
-            folds[0] = replace(folds[0], cases=choosing)
-            signal_power = choose_signal_power(dataset, folds, recipe, k=_K)
-            dataset = replace(dataset, signal_power=signal_power)
-            folds = [replace(fold, cases=replace(fold.cases, signal_power=signal_power)) for fold in folds]
-            judging = replace(judging, signal_power=signal_power)
+            dataset = _weighed(dataset, recipe, options)
+            folds, judging = _folds(dataset, options)
             if options.tune_budget_s is not None:
                 tuned = tune(
                     dataset,
@@ -166,6 +172,7 @@ class Pipeline:
             blend_weights=dict(choice.weights),
             recency=dict(choice.recency),
             signal_power=dataset.signal_power,
+            disliked_strength=dataset.disliked_strength,
             hyperparameters=_hyperparameters(tuned, choice, options),
             metrics=metrics,
             user_count=len(dataset.user_keys),
@@ -179,15 +186,15 @@ class Pipeline:
         if active is not None and active.hyperparameters.get("tuned"):
             recipe = _saved(recipe, active.hyperparameters)
             dimension, neighbors = recipe.spectral.dimension, recipe.neighbors.k
-        small = (
+        with_ease = (
             len(dataset.item_keys) <= self._settings.ease_items
-            and len(dataset.users) <= self._settings.ease_interactions
+            and _LEAST_FOR_EASE <= len(dataset.users) <= self._settings.ease_interactions
         )
         return replace(
             recipe,
             spectral=replace(recipe.spectral, dimension=options.dimension or dimension),
             neighbors=replace(recipe.neighbors, k=options.neighbors or neighbors),
-            neighbor_algorithms=(EASE, RP3BETA) if small and options.evaluate else (RP3BETA,),
+            neighbor_algorithms=(EASE, RP3BETA) if with_ease and options.evaluate else (RP3BETA,),
             with_sequence=has_informative_times(dataset),
         )
 
@@ -224,6 +231,21 @@ def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
         spectral=replace(recipe.spectral, dimension=choice.dimension),
         neighbor_algorithms=(choice.neighbor_algorithm,),
     )
+
+
+def _folds(dataset: Dataset, options: TrainingOptions) -> tuple[list[HoldOut], Cases]:
+    """What to choose by, and cases of the first fold to judge by: the same questions whatever the data set weighs."""
+    folds = hold_out_folds(dataset, options.validation, max_cases=_CASES, seed=options.seed + 1)
+    choosing, judging = _halves(folds[0].cases)
+    return [replace(folds[0], cases=choosing), *folds[1:]], judging
+
+
+def _weighed(dataset: Dataset, recipe: Recipe, options: TrainingOptions) -> Dataset:
+    """The data set with the strengths that held-out cases speak for."""
+    folds, _ = _folds(dataset, options)
+    dataset = replace(dataset, signal_power=choose_signal_power(dataset, folds, recipe, k=_K))
+    folds, _ = _folds(replace(dataset, disliked_strength=disliked_strength_of(dataset)), options)
+    return replace(dataset, disliked_strength=choose_disliked_strength(dataset, folds, recipe, k=_K))
 
 
 def _halves(cases: Cases) -> tuple[Cases, Cases]:

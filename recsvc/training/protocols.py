@@ -82,6 +82,11 @@ class Table:
     liked: Mask
     is_given_test: Mask
 
+    @property
+    def touched(self) -> Mask:
+        """What is liked or disliked."""
+        return np.asarray(self.signals != 0)
+
     def matrix(self, mask: Mask) -> Interactions:
         """(subjects, items) with 1 where the entries in the mask have a pair."""
         return _ones(self.users[mask], self.items[mask], (len(self.subjects), len(self.item_ids)))
@@ -93,8 +98,8 @@ class Questions:
 
     subjects: (n,) rows of the table; moments: (n,) when it is asked. sessions: for each question the items to send with
     it, oldest first. All (n, items): ages, for every liked item that is known then, 1 + the number of distinct times
-    after it; signals, for the same items, the sum of what the events say; seen, 1 for what the subject has; wanted, 1
-    for what must be found.
+    after it; signals, for the same items, the sum of what the events say; touched_ages and touched_signals, the same
+    for every item that is liked or disliked; seen, 1 for what the subject has; wanted, 1 for what must be found.
     """
 
     subjects: Codes
@@ -102,6 +107,8 @@ class Questions:
     sessions: Sequence[Codes]
     ages: Interactions
     signals: Interactions
+    touched_ages: Interactions
+    touched_signals: Interactions
     seen: Interactions
     wanted: Interactions
 
@@ -205,12 +212,15 @@ def _one_each(table: Table, split: Split, wanted: Mask) -> Questions:
     shape = (len(subjects), len(table.item_ids))
     moments = np.full(len(subjects), -np.inf)
     np.maximum.at(moments, row_of[table.users[told]], table.times[told])
+    rows, liked, touched = row_of[table.users], np.flatnonzero(told & table.liked), np.flatnonzero(told & table.touched)
     return Questions(
         subjects=subjects,
         moments=moments,
         sessions=[np.zeros(0, dtype=np.int64)] * len(subjects),
-        ages=_ages(row_of[table.users], table, np.flatnonzero(told & table.liked), shape),
-        signals=_signals(row_of[table.users], table, np.flatnonzero(told & table.liked), shape),
+        ages=_ages(rows, table, liked, shape),
+        signals=_signals(rows, table, liked, shape),
+        touched_ages=_ages(rows, table, touched, shape),
+        touched_signals=_signals(rows, table, touched, shape),
         seen=_ones(row_of[table.users[told]], table.items[told], shape),
         wanted=_ones(row_of[table.users[wanted]], table.items[wanted], shape),
     )
@@ -236,15 +246,26 @@ def _next_steps(table: Table, split: Split, wanted: Mask) -> Questions:
     questions = np.arange(len(subjects))
     rows = np.repeat(questions, [len(history) for history in before])
     known, found = _concatenated(before), _concatenated(after)
-    liked = np.flatnonzero(table.liked[known])
-    times = np.asarray(table.times[known[liked]])
-    ages = _smallest(rows[liked], table.items[known[liked]], ages_by_time(rows[liked], times), shape)
+
+    def told(mask: Mask) -> tuple[Interactions, Interactions]:
+        chosen = np.flatnonzero(mask[known])
+        entries, of_rows = known[chosen], rows[chosen]
+        ages = ages_by_time(of_rows, np.asarray(table.times[entries]))
+        return (
+            _smallest(of_rows, table.items[entries], ages, shape),
+            _sums(of_rows, table.items[entries], table.signals[entries], shape),
+        )
+
+    ages, signals = told(table.liked)
+    touched_ages, touched_signals = told(table.touched)
     return Questions(
         subjects=subjects,
         moments=moments,
         sessions=sessions,
         ages=ages,
-        signals=_sums(rows[liked], table.items[known[liked]], table.signals[known[liked]], shape),
+        signals=signals,
+        touched_ages=touched_ages,
+        touched_signals=touched_signals,
         seen=_ones(rows, table.items[known], shape),
         wanted=_ones(np.repeat(questions, [len(step) for step in after]), table.items[found], shape),
     )

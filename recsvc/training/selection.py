@@ -17,7 +17,7 @@ import numpy as np
 from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
 from recsvc.domain.evaluation import rank_metrics, top_k
 from recsvc.domain.ranking.blend import best_first, scaled_by_maximum
-from recsvc.training.algorithms.interface import Progress, no_progress
+from recsvc.training.algorithms.interface import ItemNeighbors, Progress, no_progress
 from recsvc.training.dataset import Dataset
 from recsvc.training.sources import (
     COLLABORATIVE,
@@ -47,6 +47,8 @@ DEFAULT_RECENCY: Mapping[str, float] = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0, SEQU
 
 _SHARES = (2 / 3, 1 / 2, 1 / 3)
 """How much another source may count while what stands beside it is chosen: by the best of these."""
+
+_DISLIKED_SHARE = 0.5
 
 _ALIKE = 0.01
 """Signals whose standard deviation is below this share of their mean are all the same."""
@@ -124,13 +126,47 @@ def choose_signal_power(dataset: Dataset, held_out: Sequence[HoldOut], recipe: R
         weighted = replace(dataset, signal_power=power)
         found = []
         for one in held_out:
-            neighbors = fit_neighbors(weighted.interactions(one.fitting), recipe, RP3BETA)
-            for _, block in _blocks(replace(one.cases, signal_power=power)):
-                scores = unseen(neighbors.scores(block.history(1.0)).toarray(), block.ages)
-                found.append(rank_metrics(top_k(scores, k, block.ages), block.wanted).ndcg)
+            neighbors = fit_neighbors(weighted.interactions(one.fitting, one.until), recipe, RP3BETA)
+            found.append(_ndcgs(neighbors, replace(one.cases, signal_power=power), k))
         return np.concatenate(found)
 
     return _clearly_best({power: ndcgs(power) for power in SIGNAL_POWERS})
+
+
+def choose_disliked_strength(dataset: Dataset, held_out: Sequence[HoldOut], recipe: Recipe, *, k: int = 20) -> float:
+    """What a disliked item counts: 0 unless _DISLIKED_SHARE of a liked one gives clearly better neighbours.
+
+    Whoever came to an item and did not like it chose it before they knew (ratings: Steck 2010, "missing not at
+    random"), so that it may tell what they come to next. held_out: with the disliked items in the histories.
+    """
+    if not len(dataset.disliked.users) or not any(len(one.cases) for one in held_out):
+        return 0.0
+
+    def ndcgs(strength: float) -> Float64:
+        counted = replace(dataset, disliked_strength=strength)
+        found = []
+        for one in held_out:
+            neighbors = fit_neighbors(
+                counted.interactions(one.fitting, one.until), recipe, recipe.neighbor_algorithms[0]
+            )
+            found.append(_ndcgs(neighbors, replace(one.cases, disliked_strength=strength), k))
+        return np.concatenate(found)
+
+    strength = disliked_strength_of(dataset)
+    return _clearly_best({0.0: ndcgs(0.0), strength: ndcgs(strength)})
+
+
+def disliked_strength_of(dataset: Dataset) -> float:
+    """What a disliked item counts if it counts."""
+    return float(_DISLIKED_SHARE * np.power(dataset.signals, dataset.signal_power).mean())
+
+
+def _ndcgs(neighbors: ItemNeighbors, cases: Cases, k: int) -> Float64:
+    found = []
+    for _, block in _blocks(cases):
+        scores = unseen(neighbors.scores(block.history(1.0)).toarray(), block.ages)
+        found.append(rank_metrics(top_k(scores, k, block.ages), block.wanted).ndcg)
+    return np.concatenate(found) if found else np.zeros(0)
 
 
 def blended_lists(

@@ -119,7 +119,7 @@ def fit_sources(
 ) -> Sources:
     """Fit every source of a recipe, on what `held_out` leaves or on everything."""
     fitting = held_out.fitting if held_out is not None else np.ones(len(dataset.users), dtype=np.bool_)
-    interactions = dataset.interactions(fitting)
+    interactions = dataset.interactions(fitting, held_out.until if held_out is not None else np.inf)
     factors = Spectral(recipe.spectral).fit(interactions, lambda share: progress(0.5 * share))
     neighbors: dict[str, ItemNeighbors] = {}
     for step, algorithm in enumerate(recipe.neighbor_algorithms):
@@ -133,7 +133,7 @@ def fit_sources(
         factors=factors,
         neighbors=neighbors,
         transitions=transitions,
-        popularity=item_popularity(interactions),
+        popularity=item_popularity(dataset.liked(fitting)),
         trend=Trend.of(dataset, held_out.live) if held_out is not None and recipe.with_sequence else None,
     )
 

@@ -109,7 +109,7 @@ class _Search:
         self._cases = Cases.joined(parts)
         self._folds = [
             _Asked(
-                dataset.interactions(fold.fitting),
+                dataset.interactions(fold.fitting, fold.until),
                 sequences_of(dataset, fold.fitting),
                 cases.history(1.0),
                 cases.history(DEFAULT_RECENCY[SEQUENCE], SEQUENCE_ITEMS),

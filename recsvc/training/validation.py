@@ -59,7 +59,8 @@ class Cases:
 
     ages: (n, items), for every item of the history 1 + the number of distinct times after it: 1 is the newest.
     wanted: (n, items), 1 for what must be found. moments: (n,), seconds since 1970 at which is asked. signals: (n,
-    items), where `ages` has entries, what the events about the item add up to; signal_power: as Dataset has it.
+    items), where `ages` has entries, what the events about the item add up to, negative where it is disliked;
+    signal_power, disliked_strength: as Dataset has them.
     """
 
     ages: Interactions
@@ -67,6 +68,7 @@ class Cases:
     moments: Float64
     signals: Interactions
     signal_power: float = 0.0
+    disliked_strength: float = 0.0
 
     def __len__(self) -> int:
         """How many there are."""
@@ -85,6 +87,7 @@ class Cases:
             np.concatenate([part.moments for part in parts]),
             stacked([part.signals for part in parts]),
             parts[0].signal_power,
+            parts[0].disliked_strength,
         )
 
     def take(self, positions: Codes | slice) -> Cases:
@@ -98,30 +101,38 @@ class Cases:
         )
 
     def history(self, recency: float, at_most: int | None = None) -> Interactions:
-        """The histories as signal^power · recency^(age − 1), so that the newest counts most.
+        """The histories as strength · recency^(age − 1), so that the newest counts most.
 
         at_most: so many distinct times back.
         """
         ages = self.ages
         values = np.power(np.float32(recency), ages.data - 1, dtype=np.float32)
+        signals = self.signals.data
+        liked = signals > 0
         if self.signal_power:
-            values *= np.power(self.signals.data, np.float32(self.signal_power))
-        history = sparse.csr_matrix((values, ages.indices, ages.indptr), shape=ages.shape)
+            values[liked] *= np.power(signals[liked], np.float32(self.signal_power))
+        values[~liked] *= np.float32(self.disliked_strength)
         if at_most is not None:
+            values[ages.data > at_most] = 0.0
+        history = sparse.csr_matrix((values, ages.indices, ages.indptr), shape=ages.shape)
+        if not values.all():
             history = history.copy()
-            history.data[ages.data > at_most] = 0.0
             history.eliminate_zeros()
         return history
 
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
-    """fitting: mask over the data set's pairs, what to learn from; live: pairs that counters may know by the time."""
+    """fitting: mask over the liked pairs, what to learn from; live: those that counters may know by the time.
+
+    until: seconds since 1970, the latest that may be learned from otherwise.
+    """
 
     kind: ValidationKind
     fitting: Mask
     live: Mask
     cases: Cases
+    until: float = np.inf
 
 
 def hold_out(
@@ -146,9 +157,11 @@ def hold_out(
     users = _sample(users, max_cases, seed)
     case_of = np.full(len(dataset.user_keys), -1)
     case_of[users] = np.arange(len(users))
-    cases = _cases(
-        dataset, case_of[dataset.users], fitting, ~fitting, np.full(len(users), dataset.times.max(initial=0.0) + 1.0)
-    )
+    moments = np.full(len(users), dataset.times.max(initial=0.0) + 1.0)
+    counted, _ = dataset.counted
+    known = np.append(fitting, np.ones(len(counted.users) - len(fitting), dtype=np.bool_))
+    asked = np.flatnonzero(case_of[counted.users] >= 0)
+    cases = _assemble(dataset, case_of[counted.users[asked]], asked, known[asked], ~known[asked], moments)
     return HoldOut(kind, fitting, fitting, cases)
 
 
@@ -196,22 +209,23 @@ def _by_time(dataset: Dataset, kind: ValidationKind, share: float, max_cases: in
         pairs = pairs[_sample(np.arange(len(pairs)), max_cases, seed)]
         pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
         users, moments = pairs[:, 0].astype(np.int64), pairs[:, 1]
-    order = np.argsort(dataset.users, kind="stable")
-    starts = np.searchsorted(dataset.users[order], np.arange(len(dataset.user_keys) + 1))
+    counted, signals = dataset.counted
+    order = np.argsort(counted.users, kind="stable")
+    starts = np.searchsorted(counted.users[order], np.arange(len(dataset.user_keys) + 1))
     lengths = starts[users + 1] - starts[users]
     entries = order[np.repeat(starts[users], lengths) + _counting(lengths)]
     case_of_entry = np.repeat(np.arange(len(users)), lengths)
-    times, moment = dataset.times[entries], moments[case_of_entry]
+    times, moment = counted.times[entries], moments[case_of_entry]
     before = times <= moment if kind is ValidationKind.TEMPORAL else times < moment
-    wanted = times > moment if kind is ValidationKind.TEMPORAL else times == moment
+    wanted = (times > moment if kind is ValidationKind.TEMPORAL else times == moment) & (signals[entries] > 0)
     cases = _assemble(dataset, case_of_entry, entries, before, wanted, moments)
     live = fitting if kind is ValidationKind.TEMPORAL else np.ones(len(dataset.users), dtype=np.bool_)
-    return HoldOut(kind, fitting, live, cases)
+    return HoldOut(kind, fitting, live, cases, until=cut)
 
 
 def _neighbourhoods(dataset: Dataset, share: float, seed: int) -> Mask:
     """For each user a random item and those most like it, `share` of the history rounded; at least one item stays."""
-    vectors = Spectral(_NEIGHBOURHOOD).fit(dataset.interactions()).vectors
+    vectors = Spectral(_NEIGHBOURHOOD).fit(dataset.liked()).vectors
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.asarray(vectors / np.where(norms > 0, norms, 1.0), dtype=np.float32)
     rng = np.random.default_rng(seed)
@@ -229,24 +243,28 @@ def _neighbourhoods(dataset: Dataset, share: float, seed: int) -> Mask:
     return held
 
 
-def _cases(dataset: Dataset, case_of_pair: Codes, before: Mask, wanted: Mask, moments: Float64) -> Cases:
-    entries = np.flatnonzero(case_of_pair >= 0)
-    return _assemble(dataset, case_of_pair[entries], entries, before[entries], wanted[entries], moments)
-
-
 def _assemble(
     dataset: Dataset, case_of_entry: Codes, entries: Codes, before: Mask, wanted: Mask, moments: Float64
 ) -> Cases:
-    """Cases of entries (positions of pairs), each entry in one case."""
+    """Cases of entries (positions among the counted pairs), each entry in one case."""
+    counted, signals = dataset.counted
     shape = (len(moments), len(dataset.item_keys))
     rows, pairs = case_of_entry[before], entries[before]
-    ages = ages_by_time(rows, dataset.times[pairs]).astype(np.float32)
-    history = sparse.csr_matrix((ages, (rows, dataset.items[pairs])), shape=shape)
-    signals = sparse.csr_matrix((dataset.signals[pairs].astype(np.float32), (rows, dataset.items[pairs])), shape=shape)
+    ages = ages_by_time(rows, counted.times[pairs]).astype(np.float32)
+    history = sparse.csr_matrix((ages, (rows, counted.items[pairs])), shape=shape)
+    strength = sparse.csr_matrix((signals[pairs].astype(np.float32), (rows, counted.items[pairs])), shape=shape)
     ones = np.ones(int(wanted.sum()), dtype=np.float32)
-    found = sparse.csr_matrix((ones, (case_of_entry[wanted], dataset.items[entries[wanted]])), shape=shape)
-    answerable = np.flatnonzero((np.diff(history.indptr) > 0) & (np.diff(found.indptr) > 0))
-    return Cases(history[answerable], found[answerable], moments[answerable], signals[answerable], dataset.signal_power)
+    found = sparse.csr_matrix((ones, (case_of_entry[wanted], counted.items[entries[wanted]])), shape=shape)
+    liked = np.bincount(rows[signals[pairs] > 0], minlength=len(moments))
+    answerable = np.flatnonzero((liked > 0) & (np.diff(found.indptr) > 0))
+    return Cases(
+        history[answerable],
+        found[answerable],
+        moments[answerable],
+        strength[answerable],
+        dataset.signal_power,
+        dataset.disliked_strength,
+    )
 
 
 def ages_by_time(groups: Codes, times: Float64) -> Codes:

@@ -103,6 +103,7 @@ async def _trained(storage: Storage, tenant: TenantKey, *, with_content: bool = 
         blend_weights={"collaborative": 1.0},
         recency={},
         signal_power=0.0,
+        disliked_strength=0.0,
         hyperparameters={},
         metrics={},
         user_count=len(dataset.user_keys),

@@ -56,6 +56,7 @@ async def _publish(storage: Storage, tenant: TenantKey, *, exact_search_items: i
         blend_weights={"collaborative": 1.0},
         recency={},
         signal_power=0.0,
+        disliked_strength=0.0,
         hyperparameters={},
         metrics={},
         user_count=1,

@@ -61,6 +61,23 @@ async def clickers(storage: Storage, walkers: TenantKey) -> TenantKey:
     return walkers
 
 
+@pytest.fixture
+async def raters(storage: Storage, tenant: TenantKey) -> TenantKey:
+    """Users who rate items of their group, each at a time of its own; they are hard to please."""
+    rng = np.random.default_rng(6)
+    await storage.items.upsert_many(tenant, [Item(ItemId(f"{number:03}")) for number in range(_ITEMS)])
+    events = []
+    for user in range(_USERS):
+        came = np.flatnonzero(rng.random(_ITEMS) < np.where(np.arange(_ITEMS) % 6 == user % 6, 0.8, 0.1))
+        for place, item in enumerate(rng.permutation(came).tolist()):
+            stars = 4.0 if rng.random() < 0.4 else 1.0
+            time = _NOW - timedelta(hours=user + 1, minutes=place)
+            about = EventId(f"{user}/{item}"), "rate", ItemId(f"{item:03}"), time
+            events.append(Event(*about, user_id=UserId(f"{user:03}"), value=stars))
+    await storage.events.write(tenant, events)
+    return tenant
+
+
 @pytest.mark.parametrize("index_from", [0, 10_000], ids=["indexed", "searched exactly"])
 async def test_the_served_lists_are_those_of_the_exact_model(
     storage: Storage, walkers: TenantKey, index_from: int
@@ -81,6 +98,16 @@ async def test_the_served_lists_weigh_signals_as_the_exact_model_does(storage: S
     )
     assert outcome.model.signal_power > 0
     assert await _share_of_same_places(storage, clickers, outcome.model) > 0.97
+
+
+async def test_the_served_lists_count_what_was_disliked_as_the_exact_model_does(
+    storage: Storage, raters: TenantKey
+) -> None:
+    outcome = await Pipeline(storage.models, storage.content, TrainingSettings()).run(
+        raters, TrainingOptions(force_activation=True), lambda _stage, _share: None
+    )
+    assert outcome.model.disliked_strength > 0
+    assert await _share_of_same_places(storage, raters, outcome.model) > 0.97
 
 
 async def test_a_later_run_keeps_what_was_tuned(storage: Storage, walkers: TenantKey) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,16 @@ def test_only_positive_signals_are_learned_from_and_all_count_the_same() -> None
     assert matrix.shape == (4, 5)
     assert set(matrix.data) == {1.0}
     assert matrix.toarray()[:, 4].tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_what_is_disliked_counts_as_much_as_it_is_told_to_and_no_later_than_is_known() -> None:
+    rows = [*_grid(4, 4), (100, 8888, -1.0, 5.0), (101, 8888, 1.0, 0.0), (102, 8888, -3.0, 9.0), (999, 7000, -1.0, 0.0)]
+    dataset = from_signals(_signals(rows))
+    assert dataset.interactions().toarray()[:, 4].tolist() == [0.0, 1.0, 0.0, 0.0]
+    counted = replace(dataset, disliked_strength=0.5)
+    assert counted.interactions().toarray()[:, 4].tolist() == [0.5, 1.0, 0.5, 0.0]
+    assert counted.interactions(until=5.0).toarray()[:, 4].tolist() == [0.5, 1.0, 0.0, 0.0]
+    assert counted.liked().toarray()[:, 4].tolist() == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_a_mask_takes_pairs_and_keeps_the_numbering() -> None:

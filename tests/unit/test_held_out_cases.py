@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsvc.training.dataset import Dataset
+from recsvc.training.dataset import Dataset, Pairs
 from recsvc.training.validation import ValidationKind, ages_by_time, has_informative_times, hold_out
 
 _BY_TIME = (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL)
@@ -22,6 +22,39 @@ def a_dataset(users: int = 80, items: int = 60, per_user: int = 12, *, timed: bo
     columns = np.concatenate([rng.choice(items, per_user, replace=False) for _ in range(users)])
     times = rng.permutation(len(rows)).astype(np.float64) if timed else np.full(len(rows), 7.0)
     return Dataset(np.arange(users), np.arange(items), rows, columns, times, rng.uniform(0.5, 4.0, len(rows)))
+
+
+def with_dislikes(dataset: Dataset, strength: float, seed: int = 1) -> Dataset:
+    """The same users dislike some of what they have not touched, at any time."""
+    rng = np.random.default_rng(seed)
+    untouched = np.argwhere(dataset.interactions().toarray() == 0)
+    pairs = untouched[rng.random(len(untouched)) < 0.2]
+    times = rng.uniform(dataset.times.min(), dataset.times.max(), len(pairs))
+    return replace(dataset, disliked=Pairs(pairs[:, 0], pairs[:, 1], times), disliked_strength=strength)
+
+
+@pytest.mark.parametrize("kind", list(ValidationKind))
+def test_disliked_items_are_asked_with_and_never_for(kind: ValidationKind) -> None:
+    plain = a_dataset()
+    counted = with_dislikes(plain, 0.5)
+    disliked = counted.interactions().toarray() == 0.5
+    for user, (before, after) in enumerate(zip(plain.interactions(), counted.interactions(), strict=True)):
+        assert after.nnz == before.nnz + disliked[user].sum()
+    without, held = hold_out(plain, kind), hold_out(counted, kind)
+    assert (held.cases.wanted != without.cases.wanted).nnz == 0
+    assert (held.fitting == without.fitting).all()
+    history = held.cases.history(1.0)
+    assert set(np.unique(history.data)) == {np.float32(0.5), np.float32(1.0)}
+    assert ((history == 1.0) != (without.cases.history(1.0) == 1.0)).nnz == 0
+    assert (replace(held.cases, disliked_strength=0.0).history(1.0) != without.cases.history(1.0)).nnz == 0
+
+
+def test_by_time_no_later_dislike_is_known_or_learned_from() -> None:
+    dataset = with_dislikes(a_dataset(), 0.5)
+    held = hold_out(dataset, ValidationKind.TEMPORAL)
+    assert held.until < dataset.disliked.times.max()
+    latest = dataset.disliked.times[dataset.disliked.times <= held.until]
+    assert (dataset.interactions(held.fitting, held.until).data == np.float32(0.5)).sum() == len(latest)
 
 
 @pytest.mark.parametrize("kind", list(ValidationKind))

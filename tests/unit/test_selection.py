@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy import sparse
 
 from recsvc.domain.evaluation import rank_metrics
 from recsvc.training.algorithms.ease import EaseConfig
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
-from recsvc.training.dataset import Dataset
+from recsvc.training.dataset import Dataset, Pairs
 from recsvc.training.selection import (
     DEFAULT_WEIGHTS,
     BlendTable,
@@ -19,6 +20,7 @@ from recsvc.training.selection import (
     better,
     blended_lists,
     choose,
+    choose_disliked_strength,
     choose_signal_power,
 )
 from recsvc.training.sources import (
@@ -31,7 +33,7 @@ from recsvc.training.sources import (
     Recipe,
     fit_sources,
 )
-from recsvc.training.validation import Cases, HoldOut, ValidationKind, hold_out
+from recsvc.training.validation import Cases, HoldOut, ValidationKind, hold_out, hold_out_folds
 
 _SMALL = Recipe(
     spectral=SpectralConfig(dimension=80, rows_per_dimension=1),
@@ -195,6 +197,26 @@ def _power_of(dataset: Dataset) -> float:
 
 def test_strong_signals_count_more_where_they_tell_more() -> None:
     assert _power_of(of_strength(tells=True)) > 0
+
+
+def of_raters(*, tells: bool, seed: int = 6) -> Dataset:
+    """Users who come to items of their group and like half of them; what they dislike is of it, too, or of any."""
+    rng = np.random.default_rng(seed)
+    same = (np.arange(300)[:, None] % 6) == (np.arange(60)[None, :] % 6)
+    came = rng.random(same.shape) < np.where(same, 0.8, 0.15)
+    likes = rng.random(same.shape) < 0.3
+    rows, columns = np.nonzero(came & likes)
+    missed = np.argwhere(came & ~likes if tells else ~came & (rng.random(same.shape) < 0.3))
+    pairs = Pairs(missed[:, 0], missed[:, 1], np.zeros(len(missed)))
+    times = np.zeros(len(rows))
+    return Dataset(np.arange(300), np.arange(60), rows, columns, times, np.ones(len(rows)), disliked=pairs)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_what_users_came_to_and_disliked_counts_where_it_tells_what_they_come_to(tells: bool) -> None:
+    dataset = of_raters(tells=tells)
+    held = hold_out_folds(replace(dataset, disliked_strength=0.5), ValidationKind.RANDOM)
+    assert (choose_disliked_strength(dataset, held, _SMALL) > 0) == tells
 
 
 def test_the_strength_of_signals_does_not_count_where_it_says_nothing() -> None:

@@ -12,16 +12,18 @@ WITH subject AS MATERIALIZED (
     FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
     JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
 ), history AS MATERIALIZED (
-    SELECT item_key, position, weight, age, power(weight::float8, %(signal_power)s::float8) AS strength,
-           power(weight::float8, %(signal_power)s::float8) * power(%(neighbors_recency)s::float8, age - 1) AS signal
+    SELECT item_key, position, weight, age, strength,
+           strength * power(%(neighbors_recency)s::float8, age - 1) AS signal
     FROM (
         -- What the session holds came after all that is stored.
-        SELECT h.item_key, h.position, h.weight, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age
+        SELECT h.item_key, h.position, h.weight, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age,
+               CASE WHEN h.weight > 0 THEN power(h.weight::float8, %(signal_power)s::float8)
+                    ELSE %(disliked_strength)s::float8 END AS strength
         FROM subject,
              unnest(item_keys[1:%(history)s], weights[1:%(history)s], ages[1:%(history)s])
              WITH ORDINALITY AS h (item_key, weight, age, position)
         UNION ALL
-        SELECT item_key, age - 1 - (SELECT count(*) FROM session), 1.0, age FROM session
+        SELECT item_key, age - 1 - (SELECT count(*) FROM session), 1.0, age, 1.0 FROM session
     ) touched
 ), profile AS MATERIALIZED (
     SELECT CASE
@@ -67,7 +69,7 @@ WITH subject AS MATERIALIZED (
     SELECT label, sum(signal) AS weight
     FROM history h JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = h.item_key,
          unnest(i.categories || i.tags) AS label
-    WHERE %(content_limit)s > 0
+    WHERE %(content_limit)s > 0 AND h.weight > 0
     GROUP BY label
 ), by_collaborative AS MATERIALIZED (
     SELECT f.item_key
@@ -123,7 +125,7 @@ WITH subject AS MATERIALIZED (
 ), by_history AS (
     SELECT h.item_key
     FROM history h JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = h.item_key
-    WHERE {eligible} AND h.item_key NOT IN (SELECT item_key FROM seen)
+    WHERE {eligible} AND h.weight > 0 AND h.item_key NOT IN (SELECT item_key FROM seen)
     ORDER BY h.position
     LIMIT %(history_limit)s
 ), given AS (
@@ -134,6 +136,16 @@ WITH subject AS MATERIALIZED (
     UNION SELECT item_key FROM by_content
     UNION SELECT item_key FROM by_popular UNION SELECT item_key FROM by_trending UNION SELECT item_key FROM by_new
     UNION SELECT item_key FROM by_history UNION SELECT item_key FROM given
+), scored AS MATERIALIZED (
+    -- One pass over all scores, whatever the planner thinks their number is: a join might search them once per candidate.
+    SELECT item_key, max(neighbors) AS neighbors, max(sequence) AS sequence
+    FROM (
+        SELECT item_key, NULL::real AS neighbors, NULL::real AS sequence, true AS is_chosen FROM chosen
+        UNION ALL SELECT item_key, score, NULL, false FROM neighbor_scores
+        UNION ALL SELECT item_key, NULL, score, false FROM sequence_scores
+    ) scores
+    GROUP BY item_key
+    HAVING bool_or(is_chosen)
 )
 SELECT NULL::bigint AS item_key, s.user_key, s.version, s.folded_version, s.model_key,
        coalesce(cardinality(s.item_keys), 0) + (SELECT count(*) FROM session) AS history_size,
@@ -147,20 +159,18 @@ FROM (SELECT 1) AS one LEFT JOIN subject s ON true
 UNION ALL
 (SELECT c.item_key, NULL, NULL, NULL, NULL, NULL, i.item_id,
        -(f.vector::halfvec({dimension}) <#> (SELECT vector FROM direction))::real,
-       n.score, q.score,
+       c.neighbors, c.sequence,
        (SELECT sum(t.weight) / sqrt(cardinality(i.categories || i.tags))
         FROM taste t WHERE t.label = ANY (i.categories || i.tags))::real,
        st.popularity, st.{trend}, coalesce(st.event_count, 0), d.item_key IS NOT NULL,
        extract(epoch FROM coalesce(i.publish_time, i.create_time))::float8,
        h.position, h.weight, {boost}, i.expire_time, {category},
        CASE WHEN %(want_vectors)s THEN f.vector END
-FROM chosen c
+FROM scored c
 JOIN items i ON i.tenant_key = %(tenant)s AND i.item_key = c.item_key
 LEFT JOIN item_factors f ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
      AND f.item_key = c.item_key
 LEFT JOIN derived_items d ON d.tenant_key = %(tenant)s AND d.model_key = %(model)s AND d.item_key = c.item_key
-LEFT JOIN neighbor_scores n ON n.item_key = c.item_key
-LEFT JOIN sequence_scores q ON q.item_key = c.item_key
 LEFT JOIN item_stats st ON st.tenant_key = %(tenant)s AND st.item_key = c.item_key
 LEFT JOIN (SELECT item_key, min(position) AS position, max(weight) AS weight FROM history GROUP BY item_key) h
      ON h.item_key = c.item_key AND %(history_limit)s > 0
@@ -168,9 +178,10 @@ ORDER BY i.item_id);
 
 -- tune_search --
 -- How far the vector index looks: the list of candidates it keeps, and that it goes on when filters drop many. Joins run
--- in the order in which the statement has them: from few candidates to their items, whatever the statistics say.
+-- in the order in which the statement has them: from few candidates to their items, whatever the statistics say. The
+-- scores of a whole catalogue stay in memory.
 SELECT set_config('hnsw.ef_search', {ef_search}, true), set_config('hnsw.iterative_scan', 'strict_order', true),
-       set_config('join_collapse_limit', '1', true);
+       set_config('join_collapse_limit', '1', true), set_config('work_mem', '32MB', true);
 
 -- explanations --
 -- For the items of a list: how much each item of the subject's history or session says for them.
@@ -179,7 +190,9 @@ WITH session AS (
     FROM unnest(%(session_items)s::text[]) WITH ORDINALITY AS n (item_id, ordinal)
     JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
 ), history AS (
-    SELECT item_key, min(age) AS age, power(max(weight)::float8, %(signal_power)s::float8) AS strength
+    SELECT item_key, min(age) AS age,
+           CASE WHEN max(weight) > 0 THEN power(max(weight)::float8, %(signal_power)s::float8)
+                ELSE %(disliked_strength)s::float8 END AS strength
     FROM (
         SELECT h.item_key, coalesce(h.age, h.position) + (SELECT count(*) FROM session) AS age, h.weight
         FROM user_state,
@@ -221,7 +234,7 @@ LEFT JOIN LATERAL (
 WITH history AS (
     SELECT h.item_key, h.weight
     FROM user_state, unnest(item_keys[1:%(history)s], weights[1:%(history)s]) AS h (item_key, weight)
-    WHERE tenant_key = %(tenant)s AND user_key = %(user)s
+    WHERE tenant_key = %(tenant)s AND user_key = %(user)s AND h.weight > 0
     UNION ALL
     SELECT item_key, 1.0 FROM items WHERE tenant_key = %(tenant)s AND item_id = ANY (%(session_items)s::text[])
 ), taste AS (

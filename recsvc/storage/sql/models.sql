@@ -1,9 +1,9 @@
 -- insert_model --
 -- A model that is being written.
-INSERT INTO models (tenant_key, model_id, state, algorithm, dimension, blend_weights, recency, signal_power, hyperparameters,
-                    metrics, item_count, user_count, event_count)
+INSERT INTO models (tenant_key, model_id, state, algorithm, dimension, blend_weights, recency, signal_power,
+                    disliked_strength, hyperparameters, metrics, item_count, user_count, event_count)
 VALUES (%(tenant)s, %(model_id)s, 'BUILDING', %(algorithm)s, %(dimension)s, %(blend_weights)s, %(recency)s, %(signal_power)s,
-        %(hyperparameters)s, %(metrics)s, %(item_count)s, %(user_count)s, %(event_count)s)
+        %(disliked_strength)s, %(hyperparameters)s, %(metrics)s, %(item_count)s, %(user_count)s, %(event_count)s)
 RETURNING model_key;
 
 -- finish_model --

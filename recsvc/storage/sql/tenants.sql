@@ -75,7 +75,7 @@ DELETE FROM shown WHERE tenant_key = %(tenant)s;
 -- tenant_profile --
 -- What every request needs of its tenant: settings, version, the model that serves.
 SELECT t.tenant_key, t.tenant_id, t.settings, v.version, m.model_key, m.model_id, m.dimension, m.shard,
-       m.blend_weights, m.recency, m.signal_power, m.item_count,
+       m.blend_weights, m.recency, m.signal_power, m.disliked_strength, m.item_count,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(a.key, a.type, a.required, a.filterable)), '[]')
         FROM attribute_schemas a WHERE a.tenant_key = t.tenant_key) AS attribute_schema
 FROM tenants t

@@ -34,7 +34,7 @@ FROM (
            ARRAY(SELECT jsonb_array_elements_text(j -> 'seen_keys')::bigint) AS seen_keys,
            v.vector
     FROM jsonb_array_elements(%(states)s::jsonb) WITH ORDINALITY AS e (j, ordinal)
-    JOIN unnest(%(vectors)s::vector[]) WITH ORDINALITY AS v (vector, ordinal) USING (ordinal)
+    JOIN unnest(%(vectors)b::vector[]) WITH ORDINALITY AS v (vector, ordinal) USING (ordinal)
 ) n
 WHERE s.tenant_key = %(tenant)s AND s.user_key = n.user_key AND s.folded_version <= n.version;
 
