@@ -14,6 +14,9 @@ from recsvc.domain.ids import ItemId, SessionId, UserId
 TREND_HALF_LIVES = (timedelta(days=1), timedelta(days=7))
 """The half-lives that trending counters are kept with."""
 
+POPULARITY_HALF_LIFE = timedelta(days=90)
+"""That of the counters behind what is popular."""
+
 
 class Strategy(StrEnum):
     """Where candidates come from."""

@@ -109,7 +109,7 @@ class Deriving:
             "dimension": serving["dimension"],
         }
         self._marks: list[int] = []
-        self._trained: list[int] = []
+        self._known: list[int] = []
         self.calibration = Calibration(**serving["calibration"]) if serving["calibration"] else None
         self._mean = serving["mean"].to_numpy().astype(np.float32) if serving["mean"] is not None else None
         self.version: int | None = None
@@ -132,8 +132,8 @@ class Deriving:
         keys = {row["item_key"] for row in marks if row["item_key"] is not None} | {row["item_key"] for row in touched}
         rows = await self._fetch("due_items", items=sorted(keys)) if keys else []
         self.handled = len(rows) + len(whole)
-        self._trained = [row["item_key"] for row in rows if row["trained"]]
-        return [DueItem(_described(row), row["event_count"]) for row in rows if not row["trained"]]
+        self._known = [row["item_key"] for row in rows if row["known"]]
+        return [DueItem(_described(row), row["event_count"]) for row in rows if not row["known"]]
 
     async def features(self, names: Sequence[str]) -> FeatureVectors:
         """What the model knows of these features. Only when there is a calibration."""
@@ -200,9 +200,9 @@ class Deriving:
             await execute(self._connection, _SQL["drop_vectors"], {**self._model, "items": nothing})
 
     async def _strike_off(self, items: Sequence[ItemKey], counts: Sequence[int | None]) -> None:
-        done = [*items, *self._trained]
+        done = [*items, *self._known]
         if done:
-            params = {**self._model, "items": done, "counts": [*counts, *([None] * len(self._trained))]}
+            params = {**self._model, "items": done, "counts": [*counts, *([None] * len(self._known))]}
             await execute(self._connection, _SQL["note_counts"], params)
         if self._marks:
             await execute(self._connection, _SQL["remove_marks"], {**self._model, "marks": self._marks, "items": done})

@@ -19,6 +19,7 @@ from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
+from recsvc.domain.recommendations import POPULARITY_HALF_LIFE
 from recsvc.domain.users import UserKind
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
@@ -45,7 +46,6 @@ _COPY_TYPES = (
     "jsonb",
     "jsonb",
 )
-POPULARITY_HALF_LIFE_S = 90 * 86_400.0
 _EXPORT_TIMEOUT_S = 3600.0
 # One for the month, and some for items and users that others delete, merge and create again meanwhile.
 _ATTEMPTS = 6
@@ -129,7 +129,7 @@ class EventRepository:
         return await self._write_once(tenant_key, batch, timeout_s)
 
     async def _write_once(self, tenant_key: TenantKey, batch: _Batch, timeout_s: float | None) -> _Written:
-        constants = {"tenant": tenant_key, "popularity_s": POPULARITY_HALF_LIFE_S}
+        constants = {"tenant": tenant_key, "popularity_s": POPULARITY_HALF_LIFE.total_seconds()}
         if len(batch.rows) < _COPY_FROM:
             rows = await self._database.fetch_all(tenant_key, _WRITE_ARRAYS, {**constants, **_arrays(batch.rows)})
         else:

@@ -64,13 +64,15 @@ async def read_catalogue(content: ContentRepository, tenant_key: TenantKey) -> C
 def enrich(
     trained: TrainedModel,
     interactions: Interactions,
+    rejected: Keys,
     catalogue: Catalogue,
     config: ContentConfig | None = None,
     progress: Progress = no_progress,
 ) -> Enriched:
     """Fit the mapping, and append the untouched items of the catalogue that it says anything about.
 
-    trained: its items are the columns of `interactions`, which it was fitted on.
+    trained: its items are the columns of `interactions`, which it was fitted on. rejected: items that users came to
+    and nobody liked; nothing speaks for them.
     """
     config = config or ContentConfig()
     positions = catalogue.positions(trained.item_keys)
@@ -78,7 +80,8 @@ def enrich(
     fit = Content(config).fit(catalogue.table.rows(positions), factors, interactions, progress)
     if fit is None:
         return Enriched(trained, None)
-    untouched = np.setdiff1d(np.arange(len(catalogue.item_keys)), positions)
+    known = np.concatenate([positions, catalogue.positions(rejected)])
+    untouched = np.setdiff1d(np.arange(len(catalogue.item_keys)), known)
     described, vectors, scales = fit.vectors(catalogue.table.rows(untouched))
     derived = untouched[described]
     count = len(derived)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,8 @@ class Dataset:
 
     signals: (pairs,), what the events of each pair add up to, above 0. signal_power: how much of that counts, 0 = every
     pair alike, 1 = in proportion. disliked: pairs with a negative signal, of the same users and items;
-    disliked_strength: what each of them counts, 0 = nothing.
+    disliked_strength: what each of them counts, 0 = nothing. rejected: keys of further items, which somebody disliked
+    and nobody liked.
     """
 
     user_keys: NDArray[np.int64]
@@ -45,6 +46,7 @@ class Dataset:
     signal_power: float = 0.0
     disliked: Pairs = NO_PAIRS
     disliked_strength: float = 0.0
+    rejected: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -108,6 +110,7 @@ def from_signals(signals: Signals) -> Dataset:
         signals.times[liked],
         signals.signals[liked],
         disliked=_disliked(signals, user_keys, item_keys),
+        rejected=np.setdiff1d(signals.item_keys[signals.signals < 0], item_keys),
     )
 
 

@@ -17,7 +17,7 @@ from recsvc.domain.models import Model
 from recsvc.training.dataset import Dataset
 from recsvc.training.pipeline import recipe_of
 from recsvc.training.selection import Choice, blended_lists
-from recsvc.training.sources import Sources, Trend, fit_sources
+from recsvc.training.sources import Counters, Sources, fit_sources
 from recsvc.training.validation import Cases, ages_by_time
 
 
@@ -42,7 +42,7 @@ class ExactModel:
             recency=model.recency,
             weights=model.blend_weights,
         )
-        return cls(dataset, replace(sources, trend=Trend.of(dataset, everything)), choice)
+        return cls(dataset, replace(sources, counters=Counters.of(dataset, everything)), choice)
 
     def lists(
         self, user_keys: NDArray[np.int64], k: int, moment: float, seen: Interactions | None = None

@@ -14,7 +14,7 @@ from recsvc.domain.evaluation import EMPTY
 from recsvc.training.exact import ExactModel
 from recsvc.training.protocols import Task
 from recsvc.training.selection import blended_lists
-from recsvc.training.sources import Trend
+from recsvc.training.sources import Counters
 from recsvc.training.validation import Cases
 
 
@@ -30,7 +30,7 @@ def exact_lists(exact: ExactModel, task: Task, columns: Codes, k: int, *, live: 
     if live:
         order = np.argsort(questions.moments, kind="stable")
         moments = questions.moments[order]
-        sources = replace(sources, trend=_trend(task, columns))
+        sources = replace(sources, counters=_counters(task, columns))
     with_disliked = exact.dataset.disliked_strength > 0
     ages = questions.touched_ages if with_disliked else questions.ages
     signals = questions.touched_signals if with_disliked else questions.signals
@@ -48,11 +48,11 @@ def exact_lists(exact: ExactModel, task: Task, columns: Codes, k: int, *, live: 
     return lists
 
 
-def _trend(task: Task, columns: Codes) -> Trend:
+def _counters(task: Task, columns: Codes) -> Counters:
     """Counters that know every event at its time."""
     table = task.table
     position = np.full(len(table.item_ids), -1, dtype=np.int64)
     position[columns] = np.arange(len(columns))
     entries = np.flatnonzero(table.liked & (position[table.items] >= 0))
     entries = entries[np.argsort(table.times[entries], kind="stable")]
-    return Trend(position[table.items[entries]], table.times[entries], len(columns))
+    return Counters(position[table.items[entries]], table.times[entries], table.signals[entries], len(columns))

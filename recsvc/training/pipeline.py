@@ -103,6 +103,7 @@ class Pipeline:
             enrich,
             trained,
             dataset.interactions(),
+            dataset.rejected,
             await read_catalogue(self._content, tenant_key),
             progress=lambda share: progress("content", share),
         )

@@ -207,8 +207,8 @@ class BlendTable:
         names = [COLLABORATIVE, NEIGHBORS, POPULAR]
         if sources.transitions is not None:
             names.append(SEQUENCE)
-        if sources.trend is not None:
-            names.append(TRENDING)
+            if sources.counters is not None:
+                names.append(TRENDING)
         width = _CANDIDATES * len(names)
         components = np.zeros((len(names), len(cases), width), dtype=np.float32)
         hits = np.zeros((len(cases), width), dtype=np.bool_)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 import numpy as np
 
 from recsvc.domain.arrays import Codes, Float32, Float64, Interactions, Mask
-from recsvc.domain.recommendations import TREND_HALF_LIVES, Source
+from recsvc.domain.recommendations import POPULARITY_HALF_LIFE, TREND_HALF_LIVES, Source
 from recsvc.training.algorithms.ease import Ease, EaseConfig
 from recsvc.training.algorithms.interface import ItemFactors, ItemNeighbors, Progress, no_progress
 from recsvc.training.algorithms.neighbors import Neighbors, NeighborsConfig
@@ -47,13 +48,13 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Fitted sources. neighbors: by algorithm; popularity: (items,), users per item; trend: None without times."""
+    """Fitted sources. neighbors: by algorithm; popularity: (items,), users per item; counters: None: nobody asks."""
 
     factors: ItemFactors
     neighbors: Mapping[str, ItemNeighbors]
     transitions: ItemNeighbors | None
     popularity: Float64
-    trend: Trend | None = None
+    counters: Counters | None = None
 
     def collaborative(self, cases: Cases, recency: float) -> Float32:
         """(cases, items), as serving has it: the history folded in, by inner product."""
@@ -70,45 +71,49 @@ class Sources:
         return self.transitions.scores(cases.history(recency, SEQUENCE_ITEMS)).toarray()
 
     def popular(self, cases: Cases) -> Float32:
-        """(cases, items): the same for everybody."""
-        return np.broadcast_to(self.popularity.astype(np.float32), cases.wanted.shape).copy()
+        """(cases, items): slowly decaying counts at the moment of each case."""
+        if self.counters is None:
+            return np.broadcast_to(self.popularity.astype(np.float32), cases.wanted.shape).copy()
+        return self.counters.at(cases.moments, POPULARITY_HALF_LIFE)
 
     def trending(self, cases: Cases) -> Float32:
         """(cases, items): decayed counts at the moment of each case."""
-        if self.trend is None:
+        if self.counters is None:
             return np.zeros(cases.wanted.shape, dtype=np.float32)
-        return self.trend.at(cases.moments)
+        return self.counters.at(cases.moments, TREND_HALF_LIVES[0])
 
 
 @dataclass(frozen=True, slots=True)
-class Trend:
+class Counters:
     """Exponentially decayed counts of items over time, as the live counters of serving have them.
 
-    items, times: one entry per event, ascending by time.
+    items, times, signals: one entry per event, ascending by time, and what it counts.
     """
 
     items: Codes
     times: Float64
+    signals: Float64
     item_count: int
-    half_life_s: float = field(default=TREND_HALF_LIVES[0].total_seconds())
 
     @classmethod
-    def of(cls, dataset: Dataset, live: Mask) -> Trend:
+    def of(cls, dataset: Dataset, live: Mask) -> Counters:
         """Counters that know the pairs in `live`."""
         entries = np.flatnonzero(live)
         order = entries[np.argsort(dataset.times[entries], kind="stable")]
-        return cls(dataset.items[order], dataset.times[order], len(dataset.item_keys))
+        return cls(dataset.items[order], dataset.times[order], dataset.signals[order], len(dataset.item_keys))
 
-    def at(self, moments: Float64) -> Float32:
+    def at(self, moments: Float64, half_life: timedelta) -> Float32:
         """(moments, items) counts of what was before each moment; moments ascend."""
+        half_life_s = half_life.total_seconds()
         counts = np.zeros((len(moments), self.item_count), dtype=np.float32)
         present = np.zeros(self.item_count)
         known, last = 0, float(moments[0]) if len(moments) else 0.0
         for row, moment in enumerate(moments):
             upto = int(np.searchsorted(self.times, moment, side="left"))
-            present *= 0.5 ** ((moment - last) / self.half_life_s)
-            ages = (moment - self.times[known:upto]) / self.half_life_s
-            present += np.bincount(self.items[known:upto], weights=0.5**ages, minlength=self.item_count)
+            present *= 0.5 ** ((moment - last) / half_life_s)
+            ages = (moment - self.times[known:upto]) / half_life_s
+            counts_for = self.signals[known:upto] * 0.5**ages
+            present += np.bincount(self.items[known:upto], weights=counts_for, minlength=self.item_count)
             counts[row] = present
             known, last = upto, float(moment)
         return counts
@@ -134,7 +139,7 @@ def fit_sources(
         neighbors=neighbors,
         transitions=transitions,
         popularity=item_popularity(dataset.liked(fitting)),
-        trend=Trend.of(dataset, held_out.live) if held_out is not None and recipe.with_sequence else None,
+        counters=Counters.of(dataset, held_out.live) if held_out is not None else None,
     )
 
 

@@ -110,7 +110,7 @@ async def _trained(storage: Storage, tenant: TenantKey, *, with_content: bool = 
         event_count=len(dataset.users),
     )
     catalogue = await read_catalogue(storage.content, tenant)
-    enriched = enrich(trained, interactions, catalogue)
+    enriched = enrich(trained, interactions, dataset.rejected, catalogue)
     model = await storage.models.publish(
         tenant,
         enriched.trained if with_content else trained,
@@ -262,6 +262,29 @@ async def test_what_training_knows_is_never_derived(cinema: Cinema) -> None:
     await cinema.watch(*(_a_view(f"war-fan-{user}", "space-0") for user in range(10)))
     await cinema.settle()
     assert np.array_equal((await cinema.vectors())["space-0"], before["space-0"])
+
+
+def _a_dislike(user: str, item: str) -> Event:
+    return replace(_a_view(user, item), event_id=EventId(f"{user}/{item}/dislike"), event_type="dislike")
+
+
+async def test_what_users_came_to_and_nobody_liked_has_no_vector(storage: Storage, tenant: TenantKey) -> None:
+    await storage.items.upsert_many(tenant, [_a_film("flop", "space"), _a_film("unseen", "space")])
+    await storage.events.write(tenant, [_a_dislike(f"space-fan-{user}", "flop") for user in range(5)])
+    cinema = await _open(storage, tenant)
+    await cinema.settle()
+    assert "unseen" in await cinema.vectors()
+    assert "flop" not in await cinema.vectors()
+
+
+async def test_it_has_one_once_somebody_likes_it(storage: Storage, tenant: TenantKey) -> None:
+    await storage.items.upsert_many(tenant, [_a_film("flop", "space")])
+    await storage.events.write(tenant, [_a_dislike("space-fan-0", "flop")])
+    cinema = await _open(storage, tenant)
+    await cinema.settle()
+    await cinema.watch(_a_view("space-fan-1", "flop"))
+    await cinema.settle()
+    assert "flop" in await cinema.vectors()
 
 
 async def test_a_new_item_in_a_history_says_something_about_the_user(cinema: Cinema) -> None:

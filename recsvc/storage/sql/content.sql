@@ -99,9 +99,16 @@ LIMIT %(limit)s;
 
 -- due_items --
 -- What is to be known of some items to derive their vectors. They are held against deletion; one that somebody else
--- holds is left for later.
+-- holds is left for later. Nothing is derived for what users came to and nobody liked.
 SELECT i.item_key, i.etag, i.item_id, i.item_type, i.title, i.description, i.categories, i.tags, i.attributes,
-       coalesce(s.event_count, 0) AS event_count, f.item_key IS NOT NULL AND d.item_key IS NULL AS trained
+       coalesce(s.event_count, 0) AS event_count,
+       f.item_key IS NOT NULL AND d.item_key IS NULL
+           OR coalesce(s.event_count, 0) = 0 AND EXISTS (
+               SELECT FROM events e
+               JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
+               WHERE e.tenant_key = i.tenant_key AND e.item_key = i.item_key
+                 AND event_signal_v1(t.event_type, t.weight, e.value) < 0
+           ) AS known
 FROM items i
 LEFT JOIN item_stats s ON s.tenant_key = i.tenant_key AND s.item_key = i.item_key
 LEFT JOIN item_factors f ON f.tenant_key = i.tenant_key AND f.shard = %(shard)s AND f.model_key = %(model)s
