@@ -144,7 +144,10 @@ class ModelRepository:
                 await self._write_weights(connection, "copy_transitions", *keys, trained.transitions)
             if content is not None:
                 await write_content(connection, tenant_key, model_key, content)
-            if shard:  # last, since it locks the table of all models
+            await connection.execute(_SQL["analyze_weights"].encode())
+            if shard:
+                await connection.execute(compose(_SQL["analyze_partition"], partition=_partition(shard)))
+                # Last, since it locks the table of all models.
                 await connection.execute(
                     compose(_SQL["attach_partition"], partition=_partition(shard), shard=sql.Literal(shard))
                 )

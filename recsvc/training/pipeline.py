@@ -6,7 +6,7 @@ The arithmetic runs in a thread; the caller's event loop stays free for progress
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import hypot
 from typing import Any
@@ -24,6 +24,7 @@ from recsvc.training.dataset import Dataset, from_signals
 from recsvc.training.selection import (
     Choice,
     Fold,
+    better,
     blended_lists,
     choose,
     choose_disliked_strength,
@@ -146,13 +147,13 @@ class Pipeline:
                     progress=lambda share: progress("tune", share),
                 )
                 watch.lap("tune")
-            fitted = []
-            for held_out in folds:
-                sources = fit_sources(dataset, tuned.recipe, held_out)
-                fitted.append(Fold(sources, held_out.cases))
-                progress("evaluate", 0.5 * len(fitted) / len(folds))
-            choice = choose(fitted, k=_K, progress=lambda share: progress("evaluate", 0.5 + 0.4 * share))
-            metrics = _metrics(fitted[0].sources, judging, choice, len(dataset.user_keys))
+            fitted, choice = _fitted(dataset, folds, tuned.recipe, lambda share: progress("evaluate", 0.45 * share))
+            if tuned.trials:
+                # The best of many trials is best by luck, too: it must be so again on more cases.
+                present = _fitted(dataset, folds, recipe, lambda share: progress("evaluate", 0.45 + 0.45 * share))
+                if not better(choice.ndcgs, present[1].ndcgs, 1.0):
+                    (fitted, choice), tuned = present, replace(tuned, recipe=replace(recipe, tuned=True))
+            metrics = _metrics(fitted, judging, choice, len(dataset.user_keys))
             progress("evaluate", 1.0)
             watch.lap("evaluate")
         sources = fit_sources(dataset, _final(tuned.recipe, choice), progress=lambda share: progress("train", share))
@@ -232,6 +233,18 @@ def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
         spectral=replace(recipe.spectral, dimension=choice.dimension),
         neighbor_algorithms=(choice.neighbor_algorithm,),
     )
+
+
+def _fitted(
+    dataset: Dataset, folds: Sequence[HoldOut], recipe: Recipe, progress: Callable[[float], None]
+) -> tuple[Sources, Choice]:
+    """The best choice with a recipe, and the sources of the first fold."""
+    fitted = []
+    for held_out in folds:
+        fitted.append(Fold(fit_sources(dataset, recipe, held_out), held_out.cases))
+        progress(0.6 * len(fitted) / len(folds))
+    choice = choose(fitted, k=_K, progress=lambda share: progress(0.6 + 0.4 * share))
+    return fitted[0].sources, choice
 
 
 def _folds(dataset: Dataset, options: TrainingOptions) -> tuple[list[HoldOut], Cases]:

@@ -75,7 +75,8 @@ class Fold:
 class Choice:
     """What serves.
 
-    recency: by source; weights: by source, adding up to one; tried: what was compared, with NDCG@k.
+    recency: by source; weights: by source, adding up to one; ndcgs: NDCG@k of each case; tried: what was compared, with
+    its mean.
     """
 
     dimension: int
@@ -85,6 +86,7 @@ class Choice:
     ndcg: float = 0.0
     standard_error: float = 0.0
     tried: Sequence[tuple[str, float]] = ()
+    ndcgs: Float64 = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
 
 
 def choose(folds: Sequence[Fold], *, k: int = 20, progress: Progress = no_progress) -> Choice:
@@ -114,6 +116,7 @@ def choose(folds: Sequence[Fold], *, k: int = 20, progress: Progress = no_progre
         ndcg=float(ndcgs.mean()),
         standard_error=_standard_error(ndcgs),
         tried=tuple(tried),
+        ndcgs=ndcgs,
     )
 
 

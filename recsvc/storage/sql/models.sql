@@ -6,6 +6,14 @@ VALUES (%(tenant)s, %(model_id)s, 'BUILDING', %(algorithm)s, %(dimension)s, %(bl
         %(disliked_strength)s, %(hyperparameters)s, %(metrics)s, %(item_count)s, %(user_count)s, %(event_count)s)
 RETURNING model_key;
 
+-- analyze_weights --
+-- Let the planner know what a model has written before anybody asks for it; autovacuum may come a minute too late.
+ANALYZE item_neighbors, item_transitions;
+
+-- analyze_partition --
+-- The same of a large model's vectors.
+ANALYZE {partition};
+
 -- finish_model --
 -- The model is stored whole.
 UPDATE models SET state = 'READY', shard = %(shard)s WHERE tenant_key = %(tenant)s AND model_key = %(model)s;
