@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
 from recsvc.domain.evaluation import rank_metrics
@@ -30,6 +33,7 @@ from recsvc.training.sources import (
     RP3BETA,
     SEQUENCE,
     TRENDING,
+    Counters,
     Recipe,
     fit_sources,
 )
@@ -223,3 +227,16 @@ def test_the_strength_of_signals_does_not_count_where_it_says_nothing() -> None:
     assert _power_of(of_strength(tells=False)) == 0
     alike = of_strength(tells=True)
     assert _power_of(replace(alike, signals=np.full(len(alike.users), 3.0))) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20), st.floats(0.1, 5)), min_size=1, max_size=30))
+def test_counters_are_sums_of_signals_that_halve_with_time(events: list[tuple[int, int, float]]) -> None:
+    items, days, signals = (
+        np.array(column) for column in zip(*sorted(events, key=lambda event: event[1]), strict=True)
+    )
+    moments = np.array([0.0, 7.0, 21.0])
+    found = Counters(items, days * 86_400.0, signals, 5).at(moments * 86_400, timedelta(days=3))
+    for row, moment in enumerate(moments):
+        before = days < moment
+        expected = np.bincount(items[before], signals[before] * 0.5 ** ((moment - days[before]) / 3), minlength=5)
+        assert np.allclose(found[row], expected, rtol=1e-4)
