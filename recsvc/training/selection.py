@@ -59,9 +59,6 @@ _BLOCK_CASES = 256
 _CANDIDATES = 200
 """Per source, as serving has it."""
 
-_ENTRY_ERRORS, _MOVE_ERRORS = 1.0, 0.3
-"""Standard errors of the paired difference by which a source must help to enter the blend, and a weight to move."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -257,21 +254,25 @@ class BlendTable:
         return np.asarray(hits @ _discounts(k) / self.ideal)
 
     def climb(self) -> tuple[Mapping[str, float], Float64]:
-        """Weights by coordinate ascent from the default, one source at a time, and their NDCG of each case."""
+        """Weights by coordinate ascent from the default, one source at a time, and their NDCG of each case.
+
+        A weight moves no further than to where it is within a standard error of the best.
+        """
         weights = {name: DEFAULT_WEIGHTS.get(name, 0.0) for name in self.sources}
         best = self.ndcg(weights)
         for _ in range(_SWEEPS):
             moved = False
             for name in self.sources:
-                options = []
+                tried = {weights[name]: best}
                 for step in _WEIGHT_STEPS:
                     trial = {**weights, name: step}
                     if sum(trial.values()) > 0 and step != weights[name]:
-                        options.append((trial, self.ndcg(trial)))
-                trial, ndcgs = max(options, key=lambda option: float(option[1].mean()))
-                errors = _ENTRY_ERRORS if weights[name] == 0.0 else _MOVE_ERRORS
-                if better(ndcgs, best, errors):
-                    weights, best, moved = trial, ndcgs, True
+                        tried[step] = self.ndcg(trial)
+                highest = max(tried.values(), key=lambda ndcgs: float(ndcgs.mean()))
+                good = [step for step, ndcgs in tried.items() if not better(highest, ndcgs, 1.0)]
+                nearest = min(good, key=lambda step: abs(step - weights[name]))
+                if nearest != weights[name]:
+                    weights, best, moved = {**weights, name: nearest}, tried[nearest], True
             if not moved:
                 break
         whole = sum(weights.values())

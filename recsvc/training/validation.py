@@ -25,9 +25,6 @@ _LEAST_CASES = 50
 _ENOUGH_CASES, _MOST_FOLDS, _FOLDED_PAIRS = 4000, 5, 1_000_000
 """With fewer cases there are more folds, as long as all folds together have no more pairs than these."""
 
-_SHARE, _BLOCKED_SHARE = 0.1, 0.2
-"""Of the interactions, held out. Small blocks leave much of a neighbourhood in place, which rewards local models."""
-
 _INFORMATIVE = 0.5
 """The share of users with several items who must have several times, for the times to be of use."""
 
@@ -136,23 +133,20 @@ class HoldOut:
 
 
 def hold_out(
-    dataset: Dataset, kind: ValidationKind, *, share: float | None = None, max_cases: int = 4000, seed: int = 1
+    dataset: Dataset, kind: ValidationKind, *, share: float = 0.1, max_cases: int = 4000, seed: int = 1
 ) -> HoldOut:
-    """Hold out `share` of the interactions, and ask for them in at most `max_cases` cases.
-
-    share: default a fifth of blocks, a tenth of anything else.
-    """
+    """Hold out `share` of the interactions, and ask for them in at most `max_cases` cases."""
     if kind is ValidationKind.AUTO:
         kind = ValidationKind.NEXT_ITEM if has_informative_times(dataset) else ValidationKind.BLOCKED
     if kind in (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL):
-        held = _by_time(dataset, kind, share or _SHARE, max_cases, seed)
+        held = _by_time(dataset, kind, share, max_cases, seed)
         if len(held.cases) >= _LEAST_CASES:
             return held
         kind = ValidationKind.RANDOM
     if kind is ValidationKind.BLOCKED:
-        fitting = ~_neighbourhoods(dataset, share or _BLOCKED_SHARE, seed)
+        fitting = ~_neighbourhoods(dataset, share, seed)
     else:
-        fitting = random_split(dataset.users, dataset.items, share or _SHARE, seed).train
+        fitting = random_split(dataset.users, dataset.items, share, seed).train
     users = np.unique(dataset.users[~fitting])
     users = _sample(users, max_cases, seed)
     case_of = np.full(len(dataset.user_keys), -1)
@@ -166,7 +160,7 @@ def hold_out(
 
 
 def hold_out_folds(
-    dataset: Dataset, kind: ValidationKind, *, share: float | None = None, max_cases: int = 4000, seed: int = 1
+    dataset: Dataset, kind: ValidationKind, *, share: float = 0.1, max_cases: int = 4000, seed: int = 1
 ) -> list[HoldOut]:
     """The same, again and again with other draws where a single one asks too little to choose by.
 
