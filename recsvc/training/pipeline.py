@@ -258,6 +258,8 @@ def _weighed(dataset: Dataset, recipe: Recipe, options: TrainingOptions) -> Data
     """The data set with the strengths that held-out cases speak for."""
     folds, _ = _folds(dataset, options)
     dataset = replace(dataset, signal_power=choose_signal_power(dataset, folds, recipe, k=_K))
+    if not len(dataset.disliked.users):
+        return dataset
     folds, _ = _folds(replace(dataset, disliked_strength=disliked_strength_of(dataset)), options)
     return replace(dataset, disliked_strength=choose_disliked_strength(dataset, folds, recipe, k=_K))
 

@@ -99,7 +99,9 @@ def choose(folds: Sequence[Fold], *, k: int = 20, progress: Progress = no_progre
     tried: list[tuple[str, float]] = []
     chosen = _parts(folds, default, k, tried, lambda share: progress(0.6 * share))
     tables = [
-        BlendTable.of(_cut(fold.sources, chosen), fold.cases, chosen, k, lambda share: progress(0.6 + 0.3 * share))
+        BlendTable.of(
+            _truncated(fold.sources, chosen.dimension), fold.cases, chosen, k, lambda share: progress(0.6 + 0.3 * share)
+        )
         for fold in folds
     ]
     table = BlendTable.joined(tables)
@@ -139,7 +141,7 @@ def choose_disliked_strength(dataset: Dataset, held_out: Sequence[HoldOut], reci
     Whoever came to an item and did not like it chose it before they knew (ratings: Steck 2010, "missing not at
     random"), so that it may tell what they come to next. held_out: with the disliked items in the histories.
     """
-    if not len(dataset.disliked.users) or not any(len(one.cases) for one in held_out):
+    if not any(len(one.cases) for one in held_out):
         return 0.0
 
     def ndcgs(strength: float) -> Float64:
@@ -302,10 +304,10 @@ def _parts(
     dimension = search.best(
         {f"{COLLABORATIVE}, {dimension} dimensions": dimension for dimension in dimensions},
         lambda cut, block, _dimension: cut.collaborative(block, 1.0),
-        lambda sources, dimension: replace(sources, factors=sources.factors.truncated(dimension)),
+        _truncated,
     )
     progress(0.2)
-    search = search.on(lambda sources: replace(sources, factors=sources.factors.truncated(dimension)))
+    search = search.on(lambda sources: _truncated(sources, dimension))
     recency = dict(default.recency)
     recency[COLLABORATIVE] = search.best(
         {f"{COLLABORATIVE}, recency {value}": value for value in recencies},
@@ -407,14 +409,8 @@ def _clearly_best(ndcgs: Mapping[Label, Float64], errors: float = 1.0) -> Label:
     return best if better(ndcgs[best], ndcgs[first], errors) else first
 
 
-def _cut(sources: Sources, choice: Choice) -> Sources:
-    """Only what a choice lets serve."""
-    algorithm = choice.neighbor_algorithm
-    return replace(
-        sources,
-        factors=sources.factors.truncated(choice.dimension),
-        neighbors={algorithm: sources.neighbors[algorithm]},
-    )
+def _truncated(sources: Sources, dimension: int) -> Sources:
+    return replace(sources, factors=sources.factors.truncated(dimension))
 
 
 def _components(
