@@ -95,7 +95,7 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     dimension: int = Field(
-        1536, ge=2, le=4000, description="Length of item vectors at most; fewer where fewer do better."
+        1024, ge=2, le=4000, description="Length of item vectors at most; fewer where fewer do better."
     )
     neighbors: int = Field(300, ge=1, description="Neighbours kept per item at most.")
     ease_items: int = Field(

@@ -38,6 +38,7 @@ class ExactModel:
         everything = np.ones(len(dataset.users), dtype=np.bool_)
         choice = Choice(
             dimension=model.dimension,
+            singular_value_power=recipe.spectral.singular_value_power,
             neighbor_algorithm=recipe.neighbor_algorithms[0],
             recency=model.recency,
             weights=model.blend_weights,

@@ -30,6 +30,7 @@ from recsvc.training.selection import (
     choose_disliked_strength,
     choose_signal_power,
     disliked_strength_of,
+    embedded,
 )
 from recsvc.training.sources import EASE, RP3BETA, Recipe, Sources, fit_sources
 from recsvc.training.stopwatch import Stopwatch
@@ -40,8 +41,8 @@ STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "a
 
 Progress = Callable[[str, float], None]
 _K = 20
-_CASES = 12_000
-"""At most so many held-out cases are asked; half of them to choose by, half to judge by."""
+_CASES = 8_000
+"""At most so many cases of the first fold are asked, half of them to choose by and half to judge by; of others half."""
 
 _LEAST_FOR_EASE = 5000
 """Interactions below which a regression of every item on all others has little to go by."""
@@ -148,7 +149,7 @@ class Pipeline:
                 )
                 watch.lap("tune")
             fitted, choice = _fitted(dataset, folds, tuned.recipe, lambda share: progress("evaluate", 0.45 * share))
-            if tuned.trials:
+            if replace(tuned.recipe, tuned=recipe.tuned) != recipe:
                 # The best of many trials is best by luck, too: it must be so again on more cases.
                 present = _fitted(dataset, folds, recipe, lambda share: progress("evaluate", 0.45 + 0.45 * share))
                 if not better(choice.ndcgs, present[1].ndcgs, 1.0):
@@ -159,7 +160,8 @@ class Pipeline:
         sources = fit_sources(dataset, _final(tuned.recipe, choice), progress=lambda share: progress("train", share))
         watch.lap("train")
         ((algorithm, neighbors),) = sources.neighbors.items()
-        choice = choice or Choice(sources.factors.dimension, algorithm)
+        spectral = sources.spectral
+        choice = choice or Choice(sources.factors.dimension, spectral.singular_value_power, algorithm)
         return TrainedModel(
             item_keys=dataset.item_keys,
             vectors=sources.factors.vectors,
@@ -230,7 +232,7 @@ def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
         return replace(recipe, neighbor_algorithms=recipe.neighbor_algorithms[:1])
     return replace(
         recipe,
-        spectral=replace(recipe.spectral, dimension=choice.dimension),
+        spectral=replace(recipe.spectral, dimension=choice.dimension, singular_value_power=choice.singular_value_power),
         neighbor_algorithms=(choice.neighbor_algorithm,),
     )
 
@@ -238,13 +240,13 @@ def _final(recipe: Recipe, choice: Choice | None) -> Recipe:
 def _fitted(
     dataset: Dataset, folds: Sequence[HoldOut], recipe: Recipe, progress: Callable[[float], None]
 ) -> tuple[Sources, Choice]:
-    """The best choice with a recipe, and the sources of the first fold."""
+    """The best choice with a recipe, and the sources of the first fold as the choice has them."""
     fitted = []
     for held_out in folds:
         fitted.append(Fold(fit_sources(dataset, recipe, held_out), held_out.cases))
         progress(0.6 * len(fitted) / len(folds))
     choice = choose(fitted, k=_K, progress=lambda share: progress(0.6 + 0.4 * share))
-    return fitted[0].sources, choice
+    return embedded(fitted[0].sources, choice), choice
 
 
 def _folds(dataset: Dataset, options: TrainingOptions) -> tuple[list[HoldOut], Cases]:
@@ -271,8 +273,10 @@ def _halves(cases: Cases) -> tuple[Cases, Cases]:
 
 def _hyperparameters(tuned: Tuned, choice: Choice, options: TrainingOptions) -> Mapping[str, object]:
     """What the model was made of and why, for people and for the next run."""
+    recipe = tuned.recipe
+    spectral = replace(recipe.spectral, singular_value_power=choice.singular_value_power)
     return {
-        **asdict(tuned.recipe),
+        **asdict(replace(recipe, spectral=spectral)),
         "dimension": choice.dimension,
         "neighbor_algorithm": choice.neighbor_algorithm,
         "validation": options.validation.value,

@@ -45,6 +45,11 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {COLLABORATIVE: 2 / 3, NEIGHBORS: 1 / 3}
 
 DEFAULT_RECENCY: Mapping[str, float] = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0, SEQUENCE: 0.8}
 
+SINGULAR_VALUE_POWERS = (0.0, 0.5, 1.0)
+"""How much leading directions count more than others."""
+
+_DIMENSION_SHARES = (1.0, 0.75, 0.5, 0.25)
+
 _SHARES = (2 / 3, 1 / 2, 1 / 3)
 """How much another source may count while what stands beside it is chosen: by the best of these."""
 
@@ -72,11 +77,12 @@ class Fold:
 class Choice:
     """What serves.
 
-    recency: by source; weights: by source, adding up to one; ndcgs: NDCG@k of each case; tried: what was compared, with
-    its mean.
+    dimension, singular_value_power: of the spectral embedding; recency: by source; weights: by source, adding up to
+    one; ndcgs: NDCG@k of each case; tried: what was compared, with its mean.
     """
 
     dimension: int
+    singular_value_power: float
     neighbor_algorithm: str = RP3BETA
     recency: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_RECENCY))
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
@@ -92,16 +98,14 @@ def choose(folds: Sequence[Fold], *, k: int = 20, progress: Progress = no_progre
     Without cases the defaults.
     """
     sources = folds[0].sources
-    default = Choice(sources.factors.dimension, next(iter(sources.neighbors)))
+    default = Choice(sources.factors.dimension, sources.spectral.singular_value_power, next(iter(sources.neighbors)))
     folds = [fold for fold in folds if len(fold.cases)]
     if not folds:
         return default
     tried: list[tuple[str, float]] = []
     chosen = _parts(folds, default, k, tried, lambda share: progress(0.6 * share))
     tables = [
-        BlendTable.of(
-            _truncated(fold.sources, chosen.dimension), fold.cases, chosen, k, lambda share: progress(0.6 + 0.3 * share)
-        )
+        BlendTable.of(embedded(fold.sources, chosen), fold.cases, chosen, k, lambda share: progress(0.6 + 0.3 * share))
         for fold in folds
     ]
     table = BlendTable.joined(tables)
@@ -300,27 +304,41 @@ def _parts(
     has_order = max(float(fold.cases.ages.data.max(initial=1.0)) for fold in folds) > 1
     recencies = RECENCIES if has_order else RECENCIES[:1]
     search = _Search(folds, k, tried)
-    dimensions = sorted({max(1, sources.factors.dimension // divisor) for divisor in (1, 2, 4)}, reverse=True)
-    dimension = search.best(
-        {f"{COLLABORATIVE}, {dimension} dimensions": dimension for dimension in dimensions},
-        lambda cut, block, _dimension: cut.collaborative(block, 1.0),
-        _truncated,
+    # The collaborative source and the neighbours are there for what one adds to the other: which ones do best alone is
+    # another question.
+    algorithm = search.beside(lambda sources, block: sources.collaborative(block, 1.0)).best(
+        {f"{NEIGHBORS} by {name}": name for name in sources.neighbors},
+        lambda sources, block, name: sources.by_neighbors(block, name, 1.0),
+        errors=0.0,
     )
-    progress(0.2)
-    search = search.on(lambda sources: _truncated(sources, dimension))
+    progress(0.15)
+    besides = search.beside(lambda sources, block: sources.by_neighbors(block, algorithm, 1.0))
+    dimensions = sorted({max(1, int(default.dimension * share)) for share in _DIMENSION_SHARES}, reverse=True)
+    dimension = besides.best(
+        {f"{COLLABORATIVE}, {dimension} dimensions": dimension for dimension in dimensions},
+        lambda changed, block, _dimension: changed.collaborative(block, 1.0),
+        lambda sources, dimension: sources.with_spectral(dimension=dimension),
+    )
+    besides = besides.on(lambda sources: sources.with_spectral(dimension=dimension))
+    progress(0.3)
+    power = besides.best(
+        {
+            f"{COLLABORATIVE}, singular values^{power:g}": power
+            for power in dict.fromkeys((default.singular_value_power, *SINGULAR_VALUE_POWERS))
+        },
+        lambda changed, block, _power: changed.collaborative(block, 1.0),
+        lambda sources, power: sources.with_spectral(singular_value_power=power),
+    )
+    chosen = replace(default, dimension=dimension, singular_value_power=power, neighbor_algorithm=algorithm)
+    progress(0.45)
+    search = search.on(lambda sources: embedded(sources, chosen))
     recency = dict(default.recency)
     recency[COLLABORATIVE] = search.best(
         {f"{COLLABORATIVE}, recency {value}": value for value in recencies},
         lambda sources, block, value: sources.collaborative(block, value),
     )
-    progress(0.5)
-    # Neighbours are there for what they add: which ones do best alone is another question.
+    progress(0.65)
     besides = search.beside(lambda sources, block: sources.collaborative(block, recency[COLLABORATIVE]))
-    algorithm = besides.best(
-        {f"{NEIGHBORS} by {name}": name for name in sources.neighbors},
-        lambda sources, block, name: sources.by_neighbors(block, name, 1.0),
-        errors=0.0,
-    )
     recency[NEIGHBORS] = besides.best(
         {f"{NEIGHBORS} by {algorithm}, recency {value}": value for value in recencies},
         lambda sources, block, value: sources.by_neighbors(block, algorithm, value),
@@ -335,7 +353,7 @@ def _parts(
             lambda sources, block, value: sources.by_sequence(block, value),
         )
     progress(1.0)
-    return replace(default, dimension=dimension, neighbor_algorithm=algorithm, recency=recency)
+    return replace(chosen, recency=recency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +393,7 @@ class _Search:
             for _, block in _blocks(fold.cases):
                 other = None
                 if self.other is not None:
-                    other = scaled_by_maximum(unseen(self.other(fold.sources, block), block.ages))
+                    other = scaled_by_maximum(unseen(self.other(fold.sources, block), block.ages)).astype(np.float32)
                 for label, option in options.items():
                     own = unseen(scores(cuts[label], block, option), block.ages)
                     found[label].append(
@@ -386,14 +404,14 @@ class _Search:
         return options[_clearly_best(ndcgs, errors)]
 
 
-def _mixes(own: Float32, other: Float64 | None) -> Iterator[Float32]:
+def _mixes(own: Float32, other: Float32 | None) -> Iterator[Float32]:
     """A source alone, or beside another by each of _SHARES."""
     if other is None:
         yield own
         return
-    scaled = scaled_by_maximum(own)
+    scaled = scaled_by_maximum(own).astype(np.float32)
     for share in _SHARES:
-        yield ((1.0 - share) * scaled + share * other).astype(np.float32)
+        yield np.float32(1.0 - share) * scaled + np.float32(share) * other
 
 
 def _best_mix(blocks: Sequence[Sequence[Float64]]) -> Float64:
@@ -409,8 +427,9 @@ def _clearly_best(ndcgs: Mapping[Label, Float64], errors: float = 1.0) -> Label:
     return best if better(ndcgs[best], ndcgs[first], errors) else first
 
 
-def _truncated(sources: Sources, dimension: int) -> Sources:
-    return replace(sources, factors=sources.factors.truncated(dimension))
+def embedded(sources: Sources, choice: Choice) -> Sources:
+    """The sources with the spectral embedding that was chosen."""
+    return sources.with_spectral(dimension=choice.dimension, singular_value_power=choice.singular_value_power)
 
 
 def _components(

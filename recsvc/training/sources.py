@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from recsvc.training.algorithms.interface import ItemFactors, ItemNeighbors, Pro
 from recsvc.training.algorithms.neighbors import Neighbors, NeighborsConfig
 from recsvc.training.algorithms.popularity import item_popularity
 from recsvc.training.algorithms.sequences import Sequences, SequentialRules, SequentialRulesConfig
-from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
+from recsvc.training.algorithms.spectral import Decomposition, SpectralConfig
 from recsvc.training.dataset import Dataset
 from recsvc.training.validation import Cases, HoldOut
 
@@ -48,13 +49,21 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Fitted sources. neighbors: by algorithm; popularity: (items,), users per item; counters: None: nobody asks."""
+    """Fitted sources. factors: by `spectral` from the decomposition; neighbors: by algorithm; popularity: (items,),
+    users per item; counters: None: nobody asks."""
 
+    spectral: SpectralConfig
+    decomposition: Decomposition
     factors: ItemFactors
     neighbors: Mapping[str, ItemNeighbors]
     transitions: ItemNeighbors | None
     popularity: Float64
     counters: Counters | None = None
+
+    def with_spectral(self, **changes: Any) -> Sources:
+        """The same with other parameters of the spectral embedding that need no other decomposition."""
+        spectral = replace(self.spectral, **changes)
+        return replace(self, spectral=spectral, factors=self.decomposition.factors(spectral))
 
     def collaborative(self, cases: Cases, recency: float) -> Float32:
         """(cases, items), as serving has it: the history folded in, by inner product."""
@@ -125,7 +134,7 @@ def fit_sources(
     """Fit every source of a recipe, on what `held_out` leaves or on everything."""
     fitting = held_out.fitting if held_out is not None else np.ones(len(dataset.users), dtype=np.bool_)
     interactions = dataset.interactions(fitting, held_out.until if held_out is not None else np.inf)
-    factors = Spectral(recipe.spectral).fit(interactions, lambda share: progress(0.5 * share))
+    decomposition = Decomposition.of(interactions, recipe.spectral, lambda share: progress(0.5 * share))
     neighbors: dict[str, ItemNeighbors] = {}
     for step, algorithm in enumerate(recipe.neighbor_algorithms):
         neighbors[algorithm] = fit_neighbors(interactions, recipe, algorithm)
@@ -135,7 +144,9 @@ def fit_sources(
         transitions = SequentialRules(recipe.sequence).fit(sequences_of(dataset, fitting))
     progress(1.0)
     return Sources(
-        factors=factors,
+        spectral=recipe.spectral,
+        decomposition=decomposition,
+        factors=decomposition.factors(recipe.spectral),
         neighbors=neighbors,
         transitions=transitions,
         popularity=item_popularity(dataset.liked(fitting)),

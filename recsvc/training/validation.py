@@ -165,14 +165,23 @@ def hold_out_folds(
     """The same, again and again with other draws where a single one asks too little to choose by.
 
     Repeated random sub-sampling (Picard & Cook 1984). What is held out by time is the same at every draw: one fold.
+    Blocks of one size only would speak for one distance between what is known and what is asked for, so there are at
+    least two folds of these, and every other one holds out twice as much.
     """
     first = hold_out(dataset, kind, share=share, max_cases=max_cases, seed=seed)
     if first.kind in (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL) or len(first.cases) == 0:
         return [first]
     count = min(_MOST_FOLDS, -(-_ENOUGH_CASES // len(first.cases)), _FOLDED_PAIRS // max(len(dataset.users), 1))
+    shares = (share, 2 * share) if first.kind is ValidationKind.BLOCKED else (share,)
     return [first] + [
-        hold_out(dataset, first.kind, share=share, max_cases=max_cases, seed=seed + 1000 * fold)
-        for fold in range(1, count)
+        hold_out(
+            dataset,
+            first.kind,
+            share=shares[fold % len(shares)],
+            max_cases=max(max_cases // 2, 1),
+            seed=seed + 1000 * fold,
+        )
+        for fold in range(1, max(count, len(shares)))
     ]
 
 

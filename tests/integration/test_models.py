@@ -165,6 +165,22 @@ async def test_a_small_model_shares_a_partition(storage: Storage, tenant: Tenant
     assert (model.shard, model.state) == (0, ModelState.READY)
 
 
+async def test_the_planner_knows_a_model_before_it_serves(storage: Storage, tenant: TenantKey) -> None:
+    await storage.items.upsert_many(tenant, [Item(ItemId(str(number))) for number in range(20)])
+    async with storage.database.service_transaction() as connection:
+        begin = await (await connection.execute(b"SELECT clock_timestamp() AS now")).fetchone()
+    model = await _publish(storage, tenant, exact_search_items=10)
+    tables = ["item_neighbors", "item_transitions", f"item_factors_{model.model_key}"]
+    async with storage.database.service_transaction() as connection:
+        cursor = await connection.execute(
+            b"SELECT relname, last_analyze FROM pg_stat_user_tables WHERE relname = ANY(%s)", [tables]
+        )
+        analyzed = {row["relname"]: row["last_analyze"] for row in await cursor.fetchall()}
+    assert begin is not None
+    assert set(analyzed) == set(tables)
+    assert all(moment is not None and moment > begin["now"] for moment in analyzed.values())
+
+
 async def test_one_model_is_active_and_cannot_be_deleted(storage: Storage, tenant: TenantKey) -> None:
     await storage.items.upsert_many(tenant, [Item(ItemId(str(number))) for number in range(20)])
     first, second = [await _publish(storage, tenant, exact_search_items=10, seed=seed) for seed in (1, 2)]

@@ -22,8 +22,11 @@ from recsvc.settings import TrainingSettings
 from recsvc.storage.database import Connection
 from recsvc.storage.models import Signals
 from recsvc.storage.training_runs import SILENCE_S
+from recsvc.training import pipeline
 from recsvc.training.pipeline import STAGES, Outcome, Pipeline, TrainingOptions
 from recsvc.training.runner import TrainingRunner
+from recsvc.training.sources import Recipe
+from recsvc.training.tuning import Trial, Tuned
 
 _NOW = datetime.now(UTC)
 _TASTES = 4
@@ -61,8 +64,8 @@ async def tastes(storage: Storage, tenant: TenantKey) -> TenantKey:
 
 
 async def _train(storage: Storage, tenant: TenantKey, **options: object) -> Outcome:
-    pipeline = Pipeline(storage.models, storage.content, TrainingSettings())
-    return await pipeline.run(tenant, TrainingOptions(**options), lambda _stage, _share: None)  # type: ignore[arg-type]
+    training = Pipeline(storage.models, storage.content, TrainingSettings())
+    return await training.run(tenant, TrainingOptions(**options), lambda _stage, _share: None)  # type: ignore[arg-type]
 
 
 async def _models(storage: Storage, tenant: TenantKey) -> list[Model]:
@@ -176,8 +179,8 @@ async def test_a_first_model_beats_popularity_and_serves(storage: Storage, taste
 
 async def test_progress_goes_through_the_stages_and_never_back(storage: Storage, tastes: TenantKey) -> None:
     told: list[tuple[int, float]] = []
-    pipeline = Pipeline(storage.models, storage.content, TrainingSettings())
-    await pipeline.run(
+    training = Pipeline(storage.models, storage.content, TrainingSettings())
+    await training.run(
         tastes, TrainingOptions(), lambda stage, share: told.append((STAGES.index(stage), round(share, 6)))
     )
     assert told == sorted(told)
@@ -210,6 +213,19 @@ async def test_options_bound_what_is_learned(storage: Storage, tastes: TenantKey
             [model.model_key],
         )
         assert await cursor.fetchone() == {"most": 5}
+
+
+async def test_tuned_parameters_that_do_no_better_are_not_taken(
+    storage: Storage, tastes: TenantKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lucky(_dataset: object, _folds: object, recipe: Recipe, **_options: object) -> Tuned:
+        spectral = replace(recipe.spectral, user_degree_exponent=0.0, item_degree_exponent=0.6)
+        return Tuned(replace(recipe, spectral=spectral, tuned=True), (Trial("collaborative", {}, 1.0),))
+
+    monkeypatch.setattr(pipeline, "tune", lucky)
+    saved = (await _train(storage, tastes, tune_budget_s=1.0)).model.hyperparameters
+    assert (saved["spectral"]["user_degree_exponent"], saved["spectral"]["item_degree_exponent"]) == (0.3, 0.5)
+    assert saved["tuned"]
 
 
 async def test_without_evaluation_there_are_no_figures(storage: Storage, tastes: TenantKey) -> None:

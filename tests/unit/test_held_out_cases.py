@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsvc.training.dataset import Dataset, Pairs
-from recsvc.training.validation import ValidationKind, ages_by_time, has_informative_times, hold_out
+from recsvc.training.validation import (
+    ValidationKind,
+    ages_by_time,
+    has_informative_times,
+    hold_out,
+    hold_out_folds,
+)
 
 _BY_TIME = (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL)
 
@@ -116,6 +122,15 @@ def test_blocks_hold_out_items_that_are_alike() -> None:
     assert np.mean(groups) < 1.1
     drawn = hold_out(dataset, ValidationKind.RANDOM, share=0.25)
     assert np.mean([len(set(drawn.cases.wanted[[row]].indices // 20)) for row in range(len(drawn.cases))]) > 1.5
+
+
+def test_blocks_are_of_two_sizes_however_many_cases_there_are() -> None:
+    many, few = a_dataset(users=5000, per_user=10, timed=False), a_dataset(users=200, per_user=10, timed=False)
+    for dataset, folds in ((many, 2), (few, 5)):
+        held = hold_out_folds(dataset, ValidationKind.BLOCKED, max_cases=5000)
+        shares = [np.mean(~fold.fitting) for fold in held]
+        assert np.allclose(shares, [0.1, 0.2, 0.1, 0.2, 0.1][:folds], atol=0.01)
+        assert len({fold.fitting.tobytes() for fold in held}) == folds
 
 
 def test_without_times_blocks_are_held_out_and_with_them_the_next_item() -> None:

@@ -13,7 +13,8 @@ from scipy import sparse
 
 from recsvc.domain.evaluation import rank_metrics
 from recsvc.training.algorithms.ease import EaseConfig
-from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
+from recsvc.training.algorithms.neighbors import NeighborsConfig
+from recsvc.training.algorithms.spectral import Decomposition, Spectral, SpectralConfig
 from recsvc.training.dataset import Dataset, Pairs
 from recsvc.training.selection import (
     DEFAULT_WEIGHTS,
@@ -25,6 +26,7 @@ from recsvc.training.selection import (
     choose,
     choose_disliked_strength,
     choose_signal_power,
+    embedded,
 )
 from recsvc.training.sources import (
     COLLABORATIVE,
@@ -111,7 +113,7 @@ def test_without_cases_the_default_stays() -> None:
     sources = fit_sources(dataset, _SMALL)
     nothing = sparse.csr_matrix((0, 60), dtype=np.float32)
     choice = choose([Fold(sources, Cases(nothing, nothing, np.zeros(0), nothing))])
-    assert choice == Choice(sources.factors.dimension, EASE)
+    assert choice == Choice(sources.factors.dimension, _SMALL.spectral.singular_value_power, EASE)
     assert choice.weights == DEFAULT_WEIGHTS
 
 
@@ -130,11 +132,31 @@ def test_the_table_that_weights_are_tried_on_scores_as_the_whole_lists_do() -> N
     held = hold_out(dataset, ValidationKind.NEXT_ITEM)
     sources = fit_sources(dataset, replace(_SMALL, with_sequence=True), held)
     choice = Choice(
-        sources.factors.dimension, weights={COLLABORATIVE: 0.5, NEIGHBORS: 0.2, SEQUENCE: 0.2, TRENDING: 0.1}
+        sources.factors.dimension, 0.5, weights={COLLABORATIVE: 0.5, NEIGHBORS: 0.2, SEQUENCE: 0.2, TRENDING: 0.1}
     )
     table = BlendTable.of(sources, held.cases, choice, 10)
     exact = rank_metrics(blended_lists(sources, held.cases, choice, 10), held.cases.wanted).ndcg
     assert np.allclose(table.ndcg(choice.weights), exact)
+
+
+def test_a_dimension_too_many_is_left_out_or_damped() -> None:
+    dataset = by_taste(users=600)
+    held = hold_out(dataset, ValidationKind.RANDOM)
+    noisy = replace(
+        _SMALL,
+        spectral=replace(_SMALL.spectral, singular_value_power=0.0),
+        neighbors=NeighborsConfig(k=1),
+        neighbor_algorithms=(RP3BETA,),
+    )
+    sources = fit_sources(dataset, noisy, held)
+    choice = choose([Fold(sources, held.cases)])
+    assert choice.dimension < sources.factors.dimension or choice.singular_value_power > 0
+    alone = {COLLABORATIVE: 1.0}
+    as_chosen, as_fitted = (
+        rank_metrics(blended_lists(used, held.cases, replace(choice, weights=alone), 20), held.cases.wanted).ndcg.mean()
+        for used in (embedded(sources, choice), sources)
+    )
+    assert as_chosen > as_fitted
 
 
 def test_better_asks_for_more_than_chance() -> None:
@@ -145,11 +167,11 @@ def test_better_asks_for_more_than_chance() -> None:
     assert not better(rng.random(1000) * 1e-3 + base[::-1], base, 2.0)
 
 
-def test_truncated_factors_equal_a_smaller_fit() -> None:
+def test_one_decomposition_gives_what_smaller_and_other_fits_give() -> None:
     train = by_taste().interactions()
-    large = Spectral(SpectralConfig(dimension=12, power_iterations=30)).fit(train)
-    small = Spectral(SpectralConfig(dimension=5, power_iterations=30)).fit(train)
-    assert np.allclose(large.truncated(5).scores(train), small.scores(train), atol=1e-3)
+    large = Decomposition.of(train, SpectralConfig(dimension=12, power_iterations=30))
+    other = SpectralConfig(dimension=5, power_iterations=30, output_exponent=0.2, singular_value_power=1.0)
+    assert np.allclose(large.factors(other).scores(train), Spectral(other).fit(train).scores(train), atol=1e-3)
 
 
 def test_small_data_gets_few_dimensions() -> None:

@@ -43,10 +43,12 @@ def blend(components: Mapping[str, Scores], weights: Mapping[str, float]) -> Ble
 
 def scaled_by_maximum(component: Scores) -> Float64:
     """The component divided by its own maximum over the last axis; zeros where that is not positive."""
-    known = np.nan_to_num(np.asarray(component, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    # In place: at training this is done to the scores of all items, and each copy would cost as much as the product.
+    known = np.array(component, dtype=np.float64)
+    known[~np.isfinite(known)] = 0.0
     maximum = known.max(axis=-1, keepdims=True, initial=0.0)
-    says_something = maximum > _NOTHING
-    return np.where(says_something, known / np.where(says_something, maximum, 1.0), 0.0)
+    known /= np.where(maximum > _NOTHING, maximum, np.inf)
+    return known
 
 
 def best_first(scores: Scores, k: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

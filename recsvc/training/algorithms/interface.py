@@ -41,10 +41,6 @@ class ItemFactors:
     def dimension(self) -> int:
         return int(self.vectors.shape[1])
 
-    def truncated(self, dimension: int) -> ItemFactors:
-        """The leading `dimension` coordinates: a fit with that dimension, up to the accuracy of the SVD."""
-        return ItemFactors(np.ascontiguousarray(self.vectors[:, :dimension]), self.fold_in_scales)
-
     def rescaled(self) -> ItemFactors:
         """The same scores from vectors that lie where half precision is finest: times a power of two."""
         largest = float(np.abs(self.vectors).max(initial=0.0))

@@ -49,7 +49,7 @@ _NULL_MATRIX = 1e-30
 class SpectralConfig:
     """Hyper-parameters of the spectral embedding."""
 
-    dimension: int = 1536
+    dimension: int = 1024
     """Length of an item vector, at most; small data gets fewer, see `rows_per_dimension`."""
 
     rows_per_dimension: float = 16.0
@@ -66,8 +66,9 @@ class SpectralConfig:
     output_exponent: float = 0.5
     """c: how much an item's popularity raises its score."""
 
-    singular_value_power: float = 0.0
-    """p: 0 = all directions count the same (ideal low-pass), larger = leading directions count more."""
+    singular_value_power: float = 0.5
+    """p: 0 = all directions count the same (ideal low-pass), larger = leading directions count more, so that a
+    dimension too many costs little."""
 
     oversampling: int = 32
     """Extra random directions; they buy accuracy of the last singular vectors."""
@@ -95,7 +96,8 @@ class Spectral:
 
 @dataclass(frozen=True, slots=True)
 class Decomposition:
-    """The costly part of a fit, which depends on the exponents a and b only: c and p can be tried on it for nothing.
+    """The costly part of a fit, which depends on the exponents a and b only: on it c, p and any smaller dimension
+    can be tried for nothing.
 
     values: (d,); right: (n_items, d); item_degrees: (n_items,).
     """
@@ -119,9 +121,15 @@ class Decomposition:
         progress(1.0)
         return cls(values, right, item_degrees)
 
+    @property
+    def dimension(self) -> int:
+        """How many directions were found: at most what was asked for."""
+        return len(self.values)
+
     def factors(self, config: SpectralConfig) -> ItemFactors:
-        """Item vectors by the config's c and p; its a and b are those of the decomposition."""
-        vectors = self.right * self.values ** (config.singular_value_power / 2)
+        """Item vectors by the config's c, p and dimension; its a and b are those of the decomposition."""
+        leading = slice(0, config.dimension)
+        vectors = self.right[:, leading] * self.values[leading] ** (config.singular_value_power / 2)
         vectors *= power_or_zero(self.item_degrees, config.output_exponent)[:, np.newaxis]
         scales = power_or_zero(self.item_degrees, -(config.item_degree_exponent + config.output_exponent))
         return ItemFactors(vectors.astype(np.float32), scales.astype(np.float32)).rescaled()
