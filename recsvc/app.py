@@ -6,6 +6,7 @@ builds these things or finds them by itself.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.paging import PageTokens
 from recsvc.embedded import embedded_servers
+from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
@@ -206,7 +208,8 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
             "RECSVC_REDIS_URL": storage.urls.redis_url,
         }
         runner = await stack.enter_async_context(TrainingRunner(storage.training_runs, storage.models, environment))
-        server = await _build_server(storage, engine, runner)
+        writer = await stack.enter_async_context(EventWriter(storage.events, settings.writer, storage.metrics))
+        server = await _build_server(storage, engine, writer, runner)
         metrics_server, metrics_thread = start_http_server(
             settings.server.metrics_port, settings.server.host, storage.metrics.registry
         )
@@ -217,7 +220,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         yield Service(port, metrics_server.server_port, server, storage, engine)
 
 
-async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner) -> RpcServer:
+async def _build_server(storage: Storage, engine: Engine, writer: EventWriter, runner: TrainingRunner) -> RpcServer:
     settings = storage.settings
     secret = settings.page_token_secret
     tokens = PageTokens(
@@ -226,6 +229,7 @@ async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner
     hasher = KeyHasher(settings.auth)
     authenticator = Authenticator(storage.keys, hasher, settings.auth)
     validator = RequestValidator()
+    draining = asyncio.Event()
     pipeline = Pipeline(
         stages=(
             RequestIds(),
@@ -240,7 +244,7 @@ async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner
         pipeline,
         CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
         UserServicer(storage.users, tokens, validator),
-        IngestionServicer(storage.events, storage.event_types, tokens, validator),
+        IngestionServicer(writer, storage.events, storage.event_types, tokens, validator, draining, settings.server),
         RecommendationServicer(
             engine.recommender,
             engine.similar_items,
@@ -251,5 +255,6 @@ async def _build_server(storage: Storage, engine: Engine, runner: TrainingRunner
         ),
         ExperimentServicer(),
         AdminServicer(storage.tenants, storage.keys, hasher, authenticator, tokens, runner, settings.server),
+        draining,
         settings.server,
     )

@@ -60,6 +60,12 @@ class ServerSettings(BaseModel):
     bulk_in_flight: int = Field(
         8, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
     )
+    stream_messages_in_flight: int = Field(
+        8, ge=1, le=1000, description="Messages of one StreamEvents stream that are read and not yet acknowledged."
+    )
+    stream_idle_s: float = Field(
+        600.0, gt=0, description="A StreamEvents stream that says nothing for so long is ended."
+    )
     drain_s: float = Field(10.0, ge=0, description="How long calls in flight may go on after SIGTERM.")
 
 
@@ -86,6 +92,21 @@ class EngineSettings(BaseModel):
     candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
+    )
+
+
+class WriterSettings(BaseModel):
+    """How events of many callers are committed together."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch: int = Field(2000, ge=1, description="Events that one transaction writes at most.")
+    batches_in_flight: int = Field(2, ge=1, description="Transactions of one tenant that are under way at once.")
+    queue: int = Field(
+        20_000, ge=1, description="Events that wait or are being written at once; unary calls beyond it are refused."
+    )
+    stream_queue: int = Field(
+        10_000, ge=1, description="Those of them that may come from streams; beyond it streams are read no further."
     )
 
 
@@ -129,4 +150,5 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     engine: EngineSettings = EngineSettings()
+    writer: WriterSettings = WriterSettings()
     training: TrainingSettings = TrainingSettings()

@@ -168,7 +168,11 @@ async def _ask(
 ) -> None:
     """The lists of every strategy; through a server also some of this process, to compare."""
     k, count = max(plan.ks), len(task.questions)
-    here = InProcess(build_engine(storage, cached=False).recommender, tenant.tenant_key)
+    engine = build_engine(storage, cached=False)
+    # Items that training has not seen get their vectors now: who is asked first must not matter.
+    while await engine.item_fold_in.refresh(tenant.tenant_key):
+        pass
+    here = InProcess(engine.recommender, tenant.tenant_key)
     compared = np.unique(np.linspace(0, count - 1, _COMPARED if plan.through_server else count).astype(np.int64))
     sheets = {
         (is_server, strategy): AnswerSheet(task, k)

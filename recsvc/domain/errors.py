@@ -71,6 +71,8 @@ class Reason(StrEnum):
     NOT_IMPLEMENTED = "NOT_IMPLEMENTED"
     INTERNAL = "INTERNAL"
     NO_MODEL = "NO_MODEL"
+    STREAM_IDLE = "STREAM_IDLE"
+    SERVER_DRAINING = "SERVER_DRAINING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +373,24 @@ class DeadlinePassed(DomainError):
 
     def __init__(self) -> None:
         super().__init__("the deadline passed before the answer was ready")
+
+
+class StreamIdle(DomainError):
+    """Occurs when a stream of requests says nothing for longer than it may; all that it sent is answered."""
+
+    code, reason = Code.DEADLINE_EXCEEDED, Reason.STREAM_IDLE
+
+    def __init__(self, idle_s: float) -> None:
+        super().__init__(f"the stream sent nothing for {idle_s:g} seconds")
+
+
+class ServerDraining(DomainError):
+    """Occurs on long streams when this server is about to stop: begin again, elsewhere."""
+
+    code, reason = Code.UNAVAILABLE, Reason.SERVER_DRAINING
+
+    def __init__(self, retry_after_s: float = 0.1) -> None:
+        super().__init__("this server is about to stop; begin the stream again", retry_after_s=retry_after_s)
 
 
 class NotImplementedYet(DomainError):

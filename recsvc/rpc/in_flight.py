@@ -1,4 +1,4 @@
-"""Answers a stream of requests several at a time, in whatever order they are ready, without buffering either way.
+"""Answers a stream of requests several at a time, in their order or as they are ready, without buffering either way.
 
 What is in flight is all that is held: a request is read only when there is room for its answer, and while the caller
 takes no answers nothing more is read, so that flow control holds back whoever is too fast. Knows nothing of gRPC.
@@ -7,6 +7,7 @@ takes no answers nothing more is read, so that flow control holds back whoever i
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
@@ -52,6 +53,72 @@ async def answered(
                 yield task.result()
     finally:
         left = [*answers, *([reading] if reading else ())]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def answered_in_order(
+    requests: AsyncIterator[_Request],
+    answer: Callable[[_Request], Awaitable[_Answer]],
+    in_flight: int,
+    *,
+    idle_s: float,
+    stop: asyncio.Event,
+) -> AsyncIterator[list[_Answer]]:
+    """The answers of all requests in the order of the requests: whatever is ready by then, at least one at a time.
+
+    in_flight: how many requests may be read and not yet handed out as answers. stop: once set, nothing more is read.
+    However reading ends, what was read before is answered first. Raises what `requests` or `answer` raises, and
+    TimeoutError when no request comes for idle_s seconds while nothing is being answered.
+    """
+    iterator = aiter(requests)
+    answers: deque[asyncio.Task[_Answer]] = deque()
+    reading: asyncio.Task[_Request] | None = None
+    ended: Exception | None = None
+
+    async def read() -> _Request:
+        return await anext(iterator)
+
+    async def make(request: _Request) -> _Answer:
+        return await answer(request)
+
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while True:
+            if stop.is_set() and ended is None:
+                ended = StopAsyncIteration()
+            if reading is None and ended is None and len(answers) < in_flight:
+                reading = asyncio.create_task(read())
+            if not answers and (reading is None or ended is not None):
+                break
+            waiting = {*([answers[0]] if answers else ()), *([reading] if reading and ended is None else ())}
+            done, _ = await asyncio.wait(
+                {*waiting, *(() if stop.is_set() else (stopping,))},
+                timeout=None if answers else idle_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not done:
+                raise TimeoutError
+            if reading is not None and reading.done():
+                finished, reading = reading, None
+                try:
+                    answers.append(asyncio.create_task(make(finished.result())))
+                except Exception as error:
+                    ended = error
+            ready: list[_Answer] = []
+            while answers and answers[0].done():
+                if (failed := answers[0].exception()) is not None:
+                    if ready:
+                        yield ready
+                    raise failed
+                ready.append(answers.popleft().result())
+            if ready:
+                yield ready
+        if ended is not None and not isinstance(ended, StopAsyncIteration):
+            raise ended
+    finally:
+        left = [*answers, stopping, *([reading] if reading else ())]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)

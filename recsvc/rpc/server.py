@@ -63,9 +63,12 @@ class RpcServer:
         recommendation: RecommendationServicer,
         experiments: ExperimentServicer,
         admin: AdminServicer,
+        draining: asyncio.Event,
         settings: ServerSettings,
     ) -> None:
+        """draining: set when streams that could go on for ever must end."""
         self._settings = settings
+        self._draining = draining
         self._server = grpc.aio.server(
             interceptors=[pipeline],
             options=_options(settings),
@@ -100,6 +103,7 @@ class RpcServer:
     async def drain(self) -> None:
         """Refuse new calls, let those in flight end within the grace."""
         await self.set_ready(False)
+        self._draining.set()
         # A handler that does not let go must not keep the process: after the grace there is little left to wait for.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s + _AFTER_GRACE_S):

@@ -28,6 +28,15 @@ class Metrics:
             "recsvc_recommendations_total", "Lists served.", ["strategy", "degradation"], registry=self.registry
         )
         self.events = Counter("recsvc_events_total", "Events by outcome.", ["outcome"], registry=self.registry)
+        self.events_waiting = Gauge(
+            "recsvc_events_waiting", "Events that wait or are being written.", registry=self.registry
+        )
+        self.event_batch_size = Histogram(
+            "recsvc_event_batch_size",
+            "Events committed together.",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
+            registry=self.registry,
+        )
         self.folds = Counter(
             "recsvc_user_folds_total", "User states folded in, by who found them dirty.", ["by"], registry=self.registry
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 from google.rpc import status_pb2
 
-from recsvc.domain.errors import DomainError, FieldViolation, InvalidField
+from recsvc.domain.errors import DomainError, FieldViolation, InvalidField, ServerDraining, StreamIdle
 from recsvc.domain.events import Event, Recorded
 from recsvc.domain.filters import EVENT_FIELDS, parse
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.order_by import Order, parse_order_by
 from recsvc.domain.paging import PageTokens
+from recsvc.engine.event_writer import EventWriter
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.gen.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
 from recsvc.rpc import calls
@@ -20,8 +22,10 @@ from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import events as convert
 from recsvc.rpc.convert.values import moment, timestamp
 from recsvc.rpc.errors import OK, status_of, violations_status
+from recsvc.rpc.in_flight import answered_in_order
 from recsvc.rpc.listing import filtered_page, page_by_key
 from recsvc.rpc.validation import RequestValidator
+from recsvc.settings import ServerSettings
 from recsvc.storage.event_types import EventTypeRepository
 from recsvc.storage.events import EventRepository
 
@@ -33,19 +37,26 @@ class IngestionServicer(IngestionServiceServicer):
 
     def __init__(
         self,
+        writer: EventWriter,
         events: EventRepository,
         event_types: EventTypeRepository,
         tokens: PageTokens,
         validator: RequestValidator,
+        draining: asyncio.Event,
+        settings: ServerSettings,
     ) -> None:
+        """draining: set once streams must go elsewhere."""
+        self._writer = writer
         self._events = events
         self._event_types = event_types
         self._tokens = tokens
         self._validator = validator
+        self._draining = draining
+        self._settings = settings
 
     async def RecordEvent(self, request: pb.RecordEventRequest, context: Context) -> pb.RecordEventResponse:
         event = convert.event(request.event, "event", datetime.now(UTC))
-        (outcome,) = await self._events.write(calls.tenant(), [event])
+        (outcome,) = await self._writer.write(calls.tenant(), [event])
         if isinstance(outcome, DomainError):
             raise outcome
         return pb.RecordEventResponse(event_id=outcome.event_id, duplicate=outcome.duplicate)
@@ -59,25 +70,26 @@ class IngestionServicer(IngestionServiceServicer):
     async def StreamEvents(
         self, request_iterator: AsyncIterator[pb.StreamEventsRequest], context: Context
     ) -> AsyncIterator[pb.StreamEventsResponse]:
-        # One message at a time: while it is being written nothing is read, so flow control holds the client back.
+        # A few messages are under way at a time; beyond them nothing is read, so flow control holds the client back.
         tenant_key = calls.tenant()
-        last = 0
-        async for request in request_iterator:
+
+        async def written(request: pb.StreamEventsRequest) -> tuple[int, list[pb.EventResult]]:
             violations = self._validator.check(request)
-            if request.sequence <= last:
-                raise InvalidField("sequence", f"must be greater than {last}, the number of the message before")
-            results = await self._record(tenant_key, request.events, violations)
-            last = request.sequence
-            yield pb.StreamEventsResponse(
-                acked_through=last,
-                rejections=[
-                    pb.EventRejection(sequence=last, index=index, event_id=result.event_id, status=result.status)
-                    for index, result in enumerate(results)
-                    if result.status.code
-                ],
-                stored_count=sum(1 for result in results if not result.status.code and not result.duplicate),
-                duplicate_count=sum(1 for result in results if result.duplicate),
-            )
+            return request.sequence, await self._record(tenant_key, request.events, violations, patiently=True)
+
+        try:
+            async for messages in answered_in_order(
+                _numbered(request_iterator),
+                written,
+                self._settings.stream_messages_in_flight,
+                idle_s=self._settings.stream_idle_s,
+                stop=self._draining,
+            ):
+                yield _acknowledgement(messages)
+        except TimeoutError as error:
+            raise StreamIdle(self._settings.stream_idle_s) from error
+        if self._draining.is_set():
+            raise ServerDraining
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
         tenant_key = calls.tenant()
@@ -133,7 +145,12 @@ class IngestionServicer(IngestionServiceServicer):
         return pb.DeleteEventTypeResponse()
 
     async def _record(
-        self, tenant_key: TenantKey, messages: Sequence[pb.Event], violations: dict[int, list[FieldViolation]]
+        self,
+        tenant_key: TenantKey,
+        messages: Sequence[pb.Event],
+        violations: dict[int, list[FieldViolation]],
+        *,
+        patiently: bool = False,
     ) -> list[pb.EventResult]:
         """One result per event, in order; a bad one never fails its neighbours."""
         now = datetime.now(UTC)
@@ -148,7 +165,7 @@ class IngestionServicer(IngestionServiceServicer):
                 good.append((index, convert.event(message, f"events[{index}]", now)))
             except DomainError as error:
                 statuses[index] = status_of(error)
-        outcomes = await self._events.write(tenant_key, [event for _, event in good]) if good else []
+        outcomes = await self._writer.write(tenant_key, [event for _, event in good], patiently=patiently)
         results = [
             pb.EventResult(event_id=message.event_id, status=statuses.get(index))
             for index, message in enumerate(messages)
@@ -162,3 +179,29 @@ class IngestionServicer(IngestionServiceServicer):
             else:
                 result.status.CopyFrom(status_of(outcome))
         return results
+
+
+async def _numbered(messages: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsRequest]:
+    """The messages, each of which must have a higher number than the one before."""
+    last = 0
+    async for message in messages:
+        if message.sequence <= last:
+            raise InvalidField("sequence", f"must be greater than {last}, the number of the message before")
+        last = message.sequence
+        yield message
+
+
+def _acknowledgement(messages: Sequence[tuple[int, Sequence[pb.EventResult]]]) -> pb.StreamEventsResponse:
+    """One answer for messages in a row, each with its number and what became of its events."""
+    results = [result for _, found in messages for result in found]
+    return pb.StreamEventsResponse(
+        acked_through=messages[-1][0],
+        rejections=[
+            pb.EventRejection(sequence=sequence, index=index, event_id=result.event_id, status=result.status)
+            for sequence, found in messages
+            for index, result in enumerate(found)
+            if result.status.code
+        ],
+        stored_count=sum(1 for result in results if not result.status.code and not result.duplicate),
+        duplicate_count=sum(1 for result in results if result.duplicate),
+    )

@@ -94,6 +94,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Occurs when the service itself fails; the request id leads to its log."""
     ERROR_REASON_NO_MODEL: _ErrorReason.ValueType  # 35
     """Occurs when a method that needs a model is called before one is trained."""
+    ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 36
+    """A stream of requests said nothing for longer than it may. All that it sent is answered: begin a new one."""
+    ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 37
+    """This server is about to stop. Begin the stream again, at another one."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. ErrorInfo.reason carries the value's name without the prefix ERROR_REASON_."""
@@ -170,4 +174,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 34
 """Occurs when the service itself fails; the request id leads to its log."""
 ERROR_REASON_NO_MODEL: ErrorReason.ValueType  # 35
 """Occurs when a method that needs a model is called before one is trained."""
+ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 36
+"""A stream of requests said nothing for longer than it may. All that it sent is answered: begin a new one."""
+ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 37
+"""This server is about to stop. Begin the stream again, at another one."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

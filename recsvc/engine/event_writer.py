@@ -1,0 +1,184 @@
+"""Group commit: the events of many callers go to PostgreSQL in one transaction, and each caller hears after it only.
+
+While one batch is being written the next one gathers, so that batches grow with the load and a caller who is alone
+waits for nobody: the group commit of database logs (Gawlick & Kinkade 1985), without a timer. What waits is bounded;
+streams, which can wait without holding anybody up, are given a part of the room only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+from recsvc.domain.errors import DomainError, Overloaded, StorageUnavailable
+from recsvc.domain.events import Event, Recorded
+from recsvc.domain.ids import TenantKey
+from recsvc.settings import WriterSettings
+from recsvc.storage.events import EventRepository, Outcome
+from recsvc.telemetry.metrics import Metrics
+
+_STOP_S = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """What one caller wants to have written."""
+
+    events: Sequence[Event]
+    outcomes: asyncio.Future[list[Outcome]]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits of one tenant, and how many batches of it are being written."""
+
+    waiting: deque[_Member] = field(default_factory=deque)
+    writing: int = 0
+
+
+class EventWriter:
+    """An async context manager; leaving it writes what waits."""
+
+    def __init__(self, events: EventRepository, settings: WriterSettings, metrics: Metrics) -> None:
+        self._events = events
+        self._settings = settings
+        self._metrics = metrics
+        self._lanes: dict[TenantKey, _Lane] = {}
+        self._batches: set[asyncio.Task[None]] = set()
+        self._held = 0
+        self._held_of_streams = 0
+        self._wanting_room: deque[asyncio.Future[None]] = deque()
+
+    async def __aenter__(self) -> Self:
+        """Nothing runs until there is something to write."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Wait for what is being written."""
+        while self._batches:
+            _, late = await asyncio.wait(self._batches, timeout=_STOP_S)
+            if late:
+                for batch in late:
+                    batch.cancel()
+                break
+
+    async def write(self, tenant_key: TenantKey, events: Sequence[Event], *, patiently: bool = False) -> list[Outcome]:
+        """Write events as `EventRepository.write` does, together with what others want to have written.
+
+        patiently: for streams: wait for room rather than fail. Raises Overloaded when too many events wait, and
+        StorageUnavailable; the events may have been written even so, and their ids make repeating them safe.
+        """
+        if not events:
+            return []
+        await self._take_room(len(events), patiently)
+        try:
+            lane = self._lanes.setdefault(tenant_key, _Lane())
+            member = _Member(events, asyncio.get_running_loop().create_future())
+            lane.waiting.append(member)
+            self._write_next(tenant_key, lane)
+            outcomes = await member.outcomes
+        finally:
+            self._leave_room(len(events), patiently)
+        self._count(outcomes)
+        return outcomes
+
+    async def _take_room(self, count: int, patiently: bool) -> None:
+        if patiently:
+            # A message larger than the room may still go alone.
+            while self._held_of_streams and self._held_of_streams + count > self._settings.stream_queue:
+                turn = asyncio.get_running_loop().create_future()
+                self._wanting_room.append(turn)
+                try:
+                    await turn
+                except asyncio.CancelledError:
+                    self._pass_on(turn)
+                    raise
+            self._held_of_streams += count
+        elif self._held and self._held + count > self._settings.queue:
+            self._metrics.events.labels("overloaded").inc(count)
+            raise Overloaded("too many events are waiting to be written")
+        self._held += count
+        self._metrics.events_waiting.set(self._held)
+
+    def _leave_room(self, count: int, patiently: bool) -> None:
+        self._held -= count
+        self._metrics.events_waiting.set(self._held)
+        if patiently:
+            self._held_of_streams -= count
+            # All look again: how much room each of them needs is theirs to know.
+            while self._wanting_room:
+                turn = self._wanting_room.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+
+    def _pass_on(self, turn: asyncio.Future[None]) -> None:
+        with suppress(ValueError):
+            self._wanting_room.remove(turn)
+
+    def _write_next(self, tenant_key: TenantKey, lane: _Lane) -> None:
+        if lane.waiting and lane.writing < self._settings.batches_in_flight:
+            lane.writing += 1
+            batch = asyncio.create_task(self._write_batch(tenant_key, lane))
+            self._batches.add(batch)
+            batch.add_done_callback(self._batches.discard)
+        elif not lane.waiting and not lane.writing:
+            self._lanes.pop(tenant_key, None)
+
+    async def _write_batch(self, tenant_key: TenantKey, lane: _Lane) -> None:
+        """Write what waits by now; whoever came in the same turn of the loop is part of it."""
+        members = self._taken(lane)
+        try:
+            if members:
+                self._metrics.event_batch_size.observe(sum(len(member.events) for member in members))
+                await self._write_together(tenant_key, members)
+        finally:
+            for member in members:
+                if not member.outcomes.done():
+                    member.outcomes.set_exception(StorageUnavailable())
+            lane.writing -= 1
+            self._write_next(tenant_key, lane)
+
+    def _taken(self, lane: _Lane) -> list[_Member]:
+        members: list[_Member] = []
+        size = 0
+        while lane.waiting and (not members or size + len(lane.waiting[0].events) <= self._settings.batch):
+            member = lane.waiting.popleft()
+            # Whose call has ended wants nothing any more.
+            if not member.outcomes.done():
+                members.append(member)
+                size += len(member.events)
+        return members
+
+    async def _write_together(self, tenant_key: TenantKey, members: Sequence[_Member]) -> None:
+        try:
+            outcomes = await self._events.write(tenant_key, [event for member in members for event in member.events])
+        except Exception as error:
+            if len(members) == 1 or isinstance(error, DomainError):
+                for member in members:
+                    if not member.outcomes.done():
+                        member.outcomes.set_exception(error)
+                return
+            # What PostgreSQL refuses for one event must not be everybody's failure.
+            for member in members:
+                await self._write_together(tenant_key, [member])
+            return
+        start = 0
+        for member in members:
+            if not member.outcomes.done():
+                member.outcomes.set_result(outcomes[start : start + len(member.events)])
+            start += len(member.events)
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        refused = sum(not isinstance(outcome, Recorded) for outcome in outcomes)
+        repeated = sum(isinstance(outcome, Recorded) and outcome.duplicate for outcome in outcomes)
+        for label, count in (
+            ("stored", len(outcomes) - refused - repeated),
+            ("duplicate", repeated),
+            ("refused", refused),
+        ):
+            if count:
+                self._metrics.events.labels(label).inc(count)
