@@ -18,6 +18,7 @@ from recsvc.domain.arrays import Codes, Float32, Float64, Interactions
 from recsvc.domain.evaluation import rank_metrics, top_k
 from recsvc.domain.ranking.blend import best_first, scaled_by_maximum
 from recsvc.training.algorithms.interface import ItemNeighbors, Progress, no_progress
+from recsvc.training.algorithms.spectral import SMALLEST_DIMENSION
 from recsvc.training.dataset import Dataset
 from recsvc.training.sources import (
     COLLABORATIVE,
@@ -48,7 +49,7 @@ DEFAULT_RECENCY: Mapping[str, float] = {COLLABORATIVE: 1.0, NEIGHBORS: 1.0, SEQU
 SINGULAR_VALUE_POWERS = (0.0, 0.5, 1.0)
 """How much leading directions count more than others."""
 
-_DIMENSION_SHARES = (1.0, 0.75, 0.5, 0.25)
+_DIMENSION_SHARES = (0.75, 0.5, 0.25)
 
 _SHARES = (2 / 3, 1 / 2, 1 / 3)
 """How much another source may count while what stands beside it is chosen: by the best of these."""
@@ -313,7 +314,11 @@ def _parts(
     )
     progress(0.15)
     besides = search.beside(lambda sources, block: sources.by_neighbors(block, algorithm, 1.0))
-    dimensions = sorted({max(1, int(default.dimension * share)) for share in _DIMENSION_SHARES}, reverse=True)
+    fewer = {int(default.dimension * share) for share in _DIMENSION_SHARES}
+    dimensions = [
+        default.dimension,
+        *sorted((each for each in fewer if SMALLEST_DIMENSION <= each < default.dimension), reverse=True),
+    ]
     dimension = besides.best(
         {f"{COLLABORATIVE}, {dimension} dimensions": dimension for dimension in dimensions},
         lambda changed, block, _dimension: changed.collaborative(block, 1.0),

@@ -150,8 +150,9 @@ async def test_the_item_mask_brings_the_fields_that_it_names(trained: Api) -> No
 
 
 async def test_a_boost_raises_what_it_matches(trained: Api) -> None:
+    assert set(_genres(await _recommend(trained, user_id="u2", count=5))) == {"Horror"}
     response = await _recommend(
-        trained, user_id="u2", count=3, boosts=[{"filter": 'categories:"Comedy"', "factor": 1000.0}], explain=True
+        trained, user_id="u2", count=5, boosts=[{"filter": 'categories:"Comedy"', "factor": 1000.0}], explain=True
     )
     assert "Comedy" in _genres(response)
 
