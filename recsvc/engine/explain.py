@@ -28,7 +28,7 @@ def reasons(
     history, weightiest first, for reasons of content. What a source of behaviour contributed is shared out among the
     items of `because` in proportion to what they say for it; without any it stands as one reason without an item.
     """
-    boost = float(candidates.boosts[position]) or 1.0
+    boost = float(ranked.boosts[position]) or 1.0
     found: list[Reason] = []
     behavior: dict[str, float] = {}
     for name, contributions in ranked.contributions.items():

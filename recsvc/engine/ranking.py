@@ -31,15 +31,18 @@ _FILL = 1e-3
 _DEFAULT_BLEND: Mapping[str, float] = {"collaborative": 2.0, "neighbors": 1.0}
 # MMR looks at this many times the list: further down nothing is relevant enough to be chosen.
 _DIVERSITY_POOL = 10
+# A factor of 0 puts what has a negative score as far down as this.
+_LEAST_FACTOR = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """positions: into the candidates, best first; scores and contributions: of all candidates, (n,)."""
+    """positions: into the candidates, best first; scores, contributions and boosts as applied: of all, (n,)."""
 
     positions: Positions
     scores: Float64
     contributions: Mapping[str, Float64]
+    boosts: Float64
 
     def source(self, position: int) -> Source:
         """The source that contributed most to a candidate."""
@@ -78,13 +81,20 @@ def rank(candidates: Candidates, query: RecommendQuery, weights: Mapping[str, fl
     blended = blend(components, weights)
     if query.strategy is Strategy.AUTO:
         blended = with_estimates(blended, candidates.components["collaborative"], candidates.is_new)
-    factors = candidates.boosts
+    boosts = _towards_the_top(candidates.boosts, blended.scores)
+    factors = boosts
     if query.novelty:
         popularity = np.nan_to_num(candidates.components["popular"], nan=-np.inf)
-        factors = factors * novelty_factors(popularity_percentiles(popularity), query.novelty)
+        novelty = novelty_factors(popularity_percentiles(popularity), query.novelty)
+        factors = factors * _towards_the_top(novelty, blended.scores)
     scores = blended.scores * factors
     contributions = {name: part * factors for name, part in blended.contributions.items()}
-    return Ranked(_ordered(candidates, query, scores, seed), scores, contributions)
+    return Ranked(_ordered(candidates, query, scores, seed), scores, contributions, boosts)
+
+
+def _towards_the_top(factors: Float64, scores: Float64) -> Float64:
+    """The factors such that more than 1 raises whatever the sign: dividing is what raises a negative score."""
+    return np.where(scores < 0, 1.0 / np.maximum(factors, _LEAST_FACTOR), factors)
 
 
 def _ordered(candidates: Candidates, query: RecommendQuery, scores: Float64, seed: int) -> Positions:

@@ -42,7 +42,8 @@ STAGES = ("read", "tune", "evaluate", "train", "content", "publish", "index", "a
 Progress = Callable[[str, float], None]
 _K = 20
 _CASES = 8_000
-"""At most so many cases of the first fold are asked, half of them to choose by and half to judge by; of others half."""
+"""At most so many cases of the first fold are asked, half of them to choose by and half to judge by; of others half. By
+time half as many again."""
 
 _LEAST_FOR_EASE = 5000
 """Interactions below which a regression of every item on all others has little to go by."""

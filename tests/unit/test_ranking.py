@@ -85,6 +85,15 @@ def test_reasons_add_up_even_with_a_boost(factor: float, product: float, weight:
     assert sum(reason.contribution for reason in found) == pytest.approx(float(ranked.scores[0]), abs=1e-9)
 
 
+@given(st.floats(-100, 100), st.floats(0, 1000))
+def test_a_boost_above_one_raises_and_one_below_lowers_whatever_the_sign(score: float, factor: float) -> None:
+    plain = _candidates(collaborative=[100.0, score])
+    before = rank(plain, RecommendQuery(), _AUTO, seed=0).scores[1]
+    plain.boosts[1] = factor
+    after = rank(plain, RecommendQuery(), _AUTO, seed=0).scores[1]
+    assert after >= before if factor >= 1 else after <= before
+
+
 def test_queries_share_a_fingerprint_only_if_they_ask_for_the_same() -> None:
     def boosted(value: object) -> RecommendQuery:
         condition = Comparison(Field("attributes", FieldType.DYNAMIC, ("a",)), Operator.EQ, value)  # type: ignore[arg-type]

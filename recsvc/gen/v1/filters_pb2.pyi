@@ -46,7 +46,9 @@ class Boost(_message.Message):
     filter: _builtins.str
     """Which items are boosted. At most 4096 characters. Required."""
     factor: _builtins.float
-    """What their score is multiplied with: above 1 raises, below 1 lowers, 0 puts last. 0–1000. Required."""
+    """What their score is multiplied with, or divided by where it is negative: above 1 raises, below 1 lowers. 0–1000.
+    Required.
+    """
     def __init__(
         self,
         *,
