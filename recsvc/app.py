@@ -27,6 +27,7 @@ from recsvc.engine.recommender import Recommender
 from recsvc.engine.shown_log import ShownLog
 from recsvc.engine.similar_items import SimilarItemFinder
 from recsvc.engine.similar_users import SimilarUserFinder
+from recsvc.engine.watch_hub import WatchHub
 from recsvc.rpc.authentication import Authenticator, KeyHasher
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.errors import ErrorMapping
@@ -209,7 +210,11 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         }
         runner = await stack.enter_async_context(TrainingRunner(storage.training_runs, storage.models, environment))
         writer = await stack.enter_async_context(EventWriter(storage.events, settings.writer, storage.metrics))
-        server = await _build_server(storage, engine, writer, runner)
+        draining = asyncio.Event()
+        watches = await stack.enter_async_context(
+            WatchHub(engine.recommender, storage.states, storage.redis, draining, settings.watch, storage.metrics)
+        )
+        server = await _build_server(storage, engine, writer, watches, runner, draining)
         metrics_server, metrics_thread = start_http_server(
             settings.server.metrics_port, settings.server.host, storage.metrics.registry
         )
@@ -220,7 +225,14 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         yield Service(port, metrics_server.server_port, server, storage, engine)
 
 
-async def _build_server(storage: Storage, engine: Engine, writer: EventWriter, runner: TrainingRunner) -> RpcServer:
+async def _build_server(
+    storage: Storage,
+    engine: Engine,
+    writer: EventWriter,
+    watches: WatchHub,
+    runner: TrainingRunner,
+    draining: asyncio.Event,
+) -> RpcServer:
     settings = storage.settings
     secret = settings.page_token_secret
     tokens = PageTokens(
@@ -229,7 +241,6 @@ async def _build_server(storage: Storage, engine: Engine, writer: EventWriter, r
     hasher = KeyHasher(settings.auth)
     authenticator = Authenticator(storage.keys, hasher, settings.auth)
     validator = RequestValidator()
-    draining = asyncio.Event()
     pipeline = Pipeline(
         stages=(
             RequestIds(),
@@ -250,6 +261,8 @@ async def _build_server(storage: Storage, engine: Engine, writer: EventWriter, r
             engine.similar_items,
             engine.similar_users,
             engine.profiles,
+            watches,
+            tokens,
             validator,
             settings.server,
         ),

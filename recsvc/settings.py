@@ -53,7 +53,9 @@ class ServerSettings(BaseModel):
     metrics_port: int = Field(8080, ge=0, le=65535, description="HTTP port of /metrics; 0 takes a free one.")
     reflection: bool = Field(True, description="Server reflection, so that grpcurl needs no proto files.")
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest message that is accepted.")
-    max_concurrent_calls: int = Field(1000, ge=1, description="Calls in flight at once; more are refused.")
+    max_concurrent_calls: int = Field(
+        5000, ge=1, description="Calls in flight at once, those of watchers among them; more are refused."
+    )
     default_deadline_s: float = Field(
         10.0, gt=0, description="Deadline of a unary call that brings none, and of each element of a bulk stream."
     )
@@ -110,6 +112,18 @@ class WriterSettings(BaseModel):
     )
 
 
+class WatchSettings(BaseModel):
+    """Lists that are watched."""
+
+    model_config = ConfigDict(frozen=True)
+
+    watchers: int = Field(4000, ge=1, description="Watchers that each process serves at most.")
+    questions_in_flight: int = Field(4, ge=1, description="Lists that are computed for watchers at once.")
+    question_s: float = Field(10.0, gt=0, description="Longest time for one of them.")
+    heartbeat_s: float = Field(15.0, gt=0, description="After so long without a list a watcher hears that it is alive.")
+    poll_s: float = Field(1.0, gt=0, description="How often lists are looked at while Redis tells of no changes.")
+
+
 class TrainingSettings(BaseModel):
     """What training may use."""
 
@@ -151,4 +165,5 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     engine: EngineSettings = EngineSettings()
     writer: WriterSettings = WriterSettings()
+    watch: WatchSettings = WatchSettings()
     training: TrainingSettings = TrainingSettings()

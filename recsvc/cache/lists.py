@@ -14,7 +14,7 @@ from typing import Any
 
 from recsvc.cache import codec
 from recsvc.cache.redis_client import RedisClient
-from recsvc.cache.versions import tenant_version_key, user_version_key
+from recsvc.cache.versions import changes_channel, tenant_version_key, user_version_key
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Recommendations
 
@@ -116,7 +116,7 @@ class ListCache:
         present = {tenant_version_key(tenant_key): versions.tenant_version}
         if versions.user_key is not None:
             present[user_version_key(tenant_key, versions.user_key)] = versions.user_version
-        if await self._client.raise_versions(present):
+        if await self._client.raise_versions(present, changes_channel(tenant_key)):
             await self._client.put(_list_key(tenant_key, fingerprint), codec.dumps(document), life_s)
 
     def _remember(self, tenant_key: TenantKey, who: str, user_key: UserKey) -> None:

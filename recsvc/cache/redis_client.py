@@ -74,14 +74,21 @@ class RedisClient:
             return False
         return True
 
-    async def raise_versions(self, versions: Mapping[str, int]) -> bool:
-        """Raise version keys, all of one hash slot; returns whether Redis has them now."""
+    def subscription(self) -> Any:
+        """A connection that hears what is published; an async context manager. Its user bounds the waits."""
+        return self._redis.pubsub()
+
+    async def raise_versions(self, versions: Mapping[str, int], channel: str) -> bool:
+        """Raise version keys, all of one hash slot; those that are new are published on the channel.
+
+        Returns whether Redis has them now.
+        """
         if not versions:
             return True
         try:
             with self._breaker.guard():
                 await self._set_versions(
-                    keys=list(versions), args=[int(self._settings.version_ttl_s), *versions.values()]
+                    keys=list(versions), args=[int(self._settings.version_ttl_s), channel, *versions.values()]
                 )
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self._note(error)

@@ -26,6 +26,17 @@ def user_version_key(tenant_key: TenantKey, user_key: UserKey) -> str:
     return f"recsvc:{{{tenant_key}}}:user:{user_key}"
 
 
+def user_key_in(key: str) -> UserKey | None:
+    """The user whose version a key holds; None for that of a tenant."""
+    _, found, user = key.partition(":user:")
+    return UserKey(int(user)) if found else None
+
+
+def changes_channel(tenant_key: TenantKey) -> str:
+    """Where new versions of a tenant and its users are announced: version keys, separated by blanks."""
+    return f"recsvc:{{{tenant_key}}}:changes"
+
+
 class VersionAnnouncer:
     """Implements `storage.changes.Changes` on Redis. What Redis did not take is kept and offered again."""
 
@@ -59,7 +70,7 @@ class VersionAnnouncer:
         entries = list(versions.items())
         for start in range(0, len(entries), _CHUNK):
             chunk = dict(entries[start : start + _CHUNK])
-            if not await self._client.raise_versions(chunk):
+            if not await self._client.raise_versions(chunk, changes_channel(tenant_key)):
                 self._keep(tenant_key, chunk)
 
     def _keep(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> None:

@@ -51,6 +51,9 @@ from recsvc.training.stopwatch import peak_memory_bytes
 _COMPARED = 2000
 """Lists of a server that are compared with those of this process, evenly spread."""
 
+_DERIVE_S, _PAUSE_S = 600.0, 0.05
+"""How long new items may take to get their vectors, and how often is looked when another process is at it."""
+
 
 @dataclass(slots=True)
 class _Found:
@@ -170,8 +173,10 @@ async def _ask(
     k, count = max(plan.ks), len(task.questions)
     engine = build_engine(storage, cached=False)
     # Items that training has not seen get their vectors now: who is asked first must not matter.
-    while await engine.item_fold_in.refresh(tenant.tenant_key):
-        pass
+    async with asyncio.timeout(_DERIVE_S):
+        while tenant.tenant_key in await storage.content.tenants_with_due_items():
+            if not await engine.item_fold_in.refresh(tenant.tenant_key):
+                await asyncio.sleep(_PAUSE_S)  # a server is at it
     here = InProcess(engine.recommender, tenant.tenant_key)
     compared = np.unique(np.linspace(0, count - 1, _COMPARED if plan.through_server else count).astype(np.int64))
     sheets = {

@@ -96,6 +96,10 @@ class Recommender:
 
         patiently: wait until the list can be noted as shown, rather than drop that note. Raises StorageUnavailable.
         """
+        return await self.tell(tenant_key, query, await self.find(tenant_key, query), patiently=patiently)
+
+    async def find(self, tenant_key: TenantKey, query: RecommendQuery) -> Recommendations:
+        """The list that `recommend` would give now, without an id: it is not counted as shown."""
         who = _who(query)
         fingerprint = query.fingerprint()
         # What is drawn by chance must not be frozen, and an answer for another moment is not the present one.
@@ -113,7 +117,7 @@ class Recommender:
             found = await self._ranked(profile, query, candidates)
             if self._cache is not None and cacheable:
                 await self._keep(profile, who, fingerprint, found, candidates)
-        return await self._told(tenant_key, query, found, patiently=patiently)
+        return found
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""
@@ -136,7 +140,7 @@ class Recommender:
         found = await self._ranked(profile, as_query, candidates)
         known = set(candidates.item_ids)
         unknown = tuple(item_id for item_id in query.item_ids if item_id not in known)
-        return RankedItems(await self._told(tenant_key, as_query, found), unknown)
+        return RankedItems(await self.tell(tenant_key, as_query, found), unknown)
 
     async def explain(self, tenant_key: TenantKey, query: RecommendQuery, item_id: ItemId) -> ExplainedItem:
         """One item's score and reasons, as if it were let into the list that `recommend` gives for the query now.
@@ -326,7 +330,7 @@ class Recommender:
         versions = Versions(profile.version, candidates.subject.user_key, candidates.subject.version)
         await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s)
 
-    async def _told(
+    async def tell(
         self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations, *, patiently: bool = False
     ) -> Recommendations:
         """The list under a new id, counted and noted as shown."""

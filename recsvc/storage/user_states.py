@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from recsvc.domain.arrays import Float32
 from recsvc.domain.ids import ItemKey, TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
+from recsvc.domain.users import UserKind
 from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
@@ -63,6 +64,13 @@ class UserStateRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def user_key(self, tenant_key: TenantKey, kind: UserKind, user_id: str) -> UserKey | None:
+        """The key of a user or session; None when nobody of that id has been seen."""
+        row = await self._database.fetch_one(
+            tenant_key, _SQL["user_key"], {"tenant": tenant_key, "kind": kind.value, "user_id": user_id}
+        )
+        return UserKey(row["user_key"]) if row is not None else None
 
     async def histories(self, tenant_key: TenantKey, user_keys: Sequence[UserKey]) -> list[History]:
         """The histories of those of the users who have any state."""

@@ -40,6 +40,10 @@ class Metrics:
         self.folds = Counter(
             "recsvc_user_folds_total", "User states folded in, by who found them dirty.", ["by"], registry=self.registry
         )
+        self.watchers = Gauge("recsvc_watchers", "Lists that are being watched.", registry=self.registry)
+        self.watch_updates = Counter(
+            "recsvc_watch_updates_total", "Changed lists sent to watchers.", registry=self.registry
+        )
         self.shown_dropped = Counter(
             "recsvc_shown_dropped_total", "Shown lists that were not logged.", registry=self.registry
         )

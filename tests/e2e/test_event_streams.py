@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 
-from recsvc.app import Service, running_service
-from recsvc.cli.tenants import new_key
-from recsvc.domain.ids import TenantId
-from recsvc.domain.tenancy import Scope, Tenant
+from recsvc.domain.tenancy import Tenant
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
-from recsvc.settings import ServerSettings, Settings
+from recsvc.settings import Settings
 from tests.api import Api, Failure, describe, stream_failure
 from tests.cinema import an_event, an_item
+from tests.e2e.servers import another_server
 
 
 @pytest.fixture
@@ -125,15 +122,6 @@ async def to_the_end(call: Any) -> tuple[int, Failure]:
     raise AssertionError("the call succeeded")
 
 
-@asynccontextmanager
-async def of_its_own(settings: Settings, tenant: Tenant, server: ServerSettings) -> AsyncIterator[tuple[Service, Api]]:
-    """Another server."""
-    async with running_service(settings.model_copy(update={"server": server})) as service:
-        key = await new_key(service.storage, TenantId(tenant.tenant_id), "test", frozenset({Scope.EVENTS_WRITE}))
-        async with Api.connected(service.port, key.secret) as api:
-            yield service, api
-
-
 async def test_a_stream_that_says_nothing_for_too_long_is_ended(
     films: Api, settings: Settings, new_tenant: Tenant
 ) -> None:
@@ -143,7 +131,7 @@ async def test_a_stream_that_says_nothing_for_too_long_is_ended(
         yield message(1)
         await asyncio.sleep(20)
 
-    async with of_its_own(settings, new_tenant, server) as (_, api):
+    async with another_server(settings, new_tenant, server=server) as (_, api):
         failed = await stream_failure(api.ingestion.StreamEvents(silent()))
         assert (failed.code, failed.reason) == ("DEADLINE_EXCEEDED", "STREAM_IDLE")
     assert len(await stored_ids(films)) == 5
@@ -157,7 +145,7 @@ async def test_a_server_that_stops_acknowledges_what_it_read_and_sends_the_strea
             yield message(number)
             await asyncio.sleep(0.005)
 
-    async with of_its_own(settings, new_tenant, settings.server) as (service, api):
+    async with another_server(settings, new_tenant) as (service, api):
         call = api.ingestion.StreamEvents(steadily())
         acked = (await call.read()).acked_through
         stopping = asyncio.create_task(service.server.drain())

@@ -1,17 +1,19 @@
-"""RecommendationService. What a later version brings answers UNIMPLEMENTED with a reason."""
+"""RecommendationService: ranked items, once, for many, or as they change."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 
-from recsvc.domain.errors import DeadlinePassed, DomainError, FieldViolation, NotImplementedYet
+from recsvc.domain.errors import DeadlinePassed, DomainError, FieldViolation, InvalidField, InvalidPageToken
 from recsvc.domain.ids import ItemId, TenantKey
+from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.recommender import Recommender
 from recsvc.engine.similar_items import SimilarItemFinder
 from recsvc.engine.similar_users import SimilarUserFinder
+from recsvc.engine.watch_hub import WatchHub
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceServicer
 from recsvc.rpc import calls
@@ -25,6 +27,7 @@ from recsvc.settings import ServerSettings
 
 # More would only queue for the database's connections and keep other callers from them.
 _BATCH_CONCURRENCY = 4
+_WATCH_INTERVAL_S = 0.1
 
 
 class RecommendationServicer(RecommendationServiceServicer):
@@ -36,6 +39,8 @@ class RecommendationServicer(RecommendationServiceServicer):
         similar_items: SimilarItemFinder,
         similar_users: SimilarUserFinder,
         profiles: TenantProfiles,
+        watches: WatchHub,
+        tokens: PageTokens,
         validator: RequestValidator,
         settings: ServerSettings,
     ) -> None:
@@ -43,6 +48,8 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._similar_items = similar_items
         self._similar_users = similar_users
         self._profiles = profiles
+        self._watches = watches
+        self._tokens = tokens
         self._validator = validator
         self._settings = settings
 
@@ -136,8 +143,27 @@ class RecommendationServicer(RecommendationServiceServicer):
     async def WatchRecommendations(
         self, request: pb.WatchRecommendationsRequest, context: Context
     ) -> AsyncIterator[pb.WatchRecommendationsResponse]:
-        raise NotImplementedYet("WatchRecommendations")
-        yield pb.WatchRecommendationsResponse()
+        tenant_key = calls.tenant()
+        query = convert.recommend_query(request.request, await self._profiles.get(tenant_key))
+        interval_s = (
+            request.min_interval.ToTimedelta().total_seconds()
+            if request.HasField("min_interval")
+            else _WATCH_INTERVAL_S
+        )
+        # A token of another question tells nothing about this one.
+        name = f"{tenant_key}/watch/{query.fingerprint()}"
+        try:
+            resumed = self._tokens.decode(name, request.resume_token)
+        except InvalidPageToken as error:
+            raise InvalidField("resume_token", "is not a token that a watch of this request returned") from error
+        known = str(resumed[0]) if resumed else ""
+        async for update in self._watches.updates(tenant_key, query, min_interval_s=interval_s, known=known):
+            response = pb.WatchRecommendationsResponse(resume_token=self._tokens.encode(name, [update.digest]))
+            if update.found is None:
+                response.heartbeat.GetCurrentTime()
+            else:
+                response.recommendation.CopyFrom(convert.recommend_response(update.found, query.item_fields))
+            yield response
 
     async def _recommend_in_bulk(self, tenant_key: TenantKey, element: pb.BulkRecommendRequest) -> pb.RecommendResponse:
         # A stream may last for hours: what is wrong, late or unavailable is one element's, and settings may change.

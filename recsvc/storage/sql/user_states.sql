@@ -1,3 +1,7 @@
+-- user_key --
+-- The key of a user or session.
+SELECT user_key FROM users WHERE tenant_key = %(tenant)s AND kind = %(kind)s AND user_id = %(user_id)s;
+
 -- histories --
 -- What the events of some users say, item by item, together with the version that this is the truth of: one statement,
 -- so one snapshot.
