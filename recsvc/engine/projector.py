@@ -73,7 +73,7 @@ class Projector:
         dirty = await self._states.dirty_users(_BATCH)
         for tenant_key, users in dirty.items():
             try:
-                profile = await self._profiles.get(tenant_key)
+                profile = await self._profiles.get_current(tenant_key)
             except TenantNotFound:
                 continue  # deleted meanwhile
             await self._fold_in.refresh(tenant_key, profile.model, list(users), by="projector")
@@ -84,7 +84,7 @@ class Projector:
         outdated = await self._states.states_of_other_models(_BATCH)
         for tenant_key, users in outdated.items():
             try:
-                profile = await self._profiles.get(tenant_key)
+                profile = await self._profiles.get_current(tenant_key)
             except TenantNotFound:
                 continue  # deleted meanwhile
             await self._fold_in.refresh(tenant_key, profile.model, users, by="projector")

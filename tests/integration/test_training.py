@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from recsvc.app import Storage
+from recsvc.app import Storage, build_engine
 from recsvc.domain.catalog import Item
 from recsvc.domain.errors import ModelActive, NotEnoughData, TrainingInProgress, TrainingRunNotFound
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, ItemKey, TenantId, TenantKey, UserId, UserKey
 from recsvc.domain.models import Model, ModelState, TrainingRun, TrainingState
 from recsvc.domain.tenancy import Tenant, TenantSettings
+from recsvc.engine.projector import Projector
 from recsvc.settings import TrainingSettings
 from recsvc.storage.database import Connection
 from recsvc.storage.models import Signals
@@ -175,6 +176,21 @@ async def test_a_first_model_beats_popularity_and_serves(storage: Storage, taste
     assert serving is not None
     assert serving.model_id == outcome.model.model_id
     assert serving.blend_weights == outcome.model.blend_weights
+
+
+async def test_a_projector_never_folds_in_by_the_model_of_before_a_switch(storage: Storage, tastes: TenantKey) -> None:
+    engine = build_engine(storage)
+    projector = Projector(
+        storage.states, storage.tenants, engine.profiles, engine.fold_in, engine.item_fold_in, storage.changes
+    )
+    await engine.profiles.get(tastes)  # remembers that there is no model
+    model = (await _train(storage, tastes)).model
+    for _ in range(10):
+        if not await projector.renew_once():
+            break
+    async with storage.database.tenant_transaction(tastes) as connection:
+        cursor = await connection.execute(b"SELECT DISTINCT model_key FROM user_state")
+        assert [row["model_key"] for row in await cursor.fetchall()] == [model.model_key]
 
 
 async def test_progress_goes_through_the_stages_and_never_back(storage: Storage, tastes: TenantKey) -> None:
