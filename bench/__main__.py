@@ -26,6 +26,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
+from bench.events import one_stream, single_calls, some_events
 from bench.imports import measure
 from bench.load import LoadResult, load
 from bench.training import measure as measure_training
@@ -43,6 +44,8 @@ from recsvc.settings import Settings
 _METHOD = "/recsvc.v1.RecommendationService/Recommend"
 _TENANT = TenantId("bench")
 _CALLERS = 16
+_WRITERS = 64
+_STREAMED = 50_000
 
 
 def main() -> None:
@@ -75,7 +78,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
     settings = Settings(embedded_dir=home, database_url=None, redis_url=None)
     figures: dict[str, float] = {}
     async with open_storage(settings) as storage:
-        key, user_ids, name = await _prepare(storage, console)
+        key, user_ids, item_ids, name = await _prepare(storage, console)
         port = _free_port()
         environment = os.environ | {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
@@ -103,6 +106,13 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
                             where, method, bodies, callers=callers, calls=calls // part, metadata=metadata
                         )
                         rows.append((f"{label}, {callers} caller{'s' if callers > 1 else ''}", result))
+                floor = await load(
+                    floor_target, "/bench.Echo/Call", cached, callers=_WRITERS, calls=calls, metadata=metadata
+                )
+            single = await single_calls(
+                target, some_events(user_ids, item_ids, 2 * calls), callers=_WRITERS, metadata=metadata
+            )
+            streamed = await one_stream(target, some_events(user_ids, item_ids, _STREAMED), metadata)
             peak = _peak_memory_mib(server.pid)
         table = Table("", "calls/s", "p50 ms", "p99 ms", "calls/s to floor", title=f"{name}, {size} bytes an answer")
         for callers in (1, _CALLERS):
@@ -123,8 +133,19 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
         table = Table("", "rows/s", "to raw COPY", title=f"bulk import of {imported.rows:,} events")
         table.add_row("raw binary COPY, same indexes", f"{imported.copy_rows_per_s:,.0f}", "1.000")
         table.add_row("event import", f"{imported.import_rows_per_s:,.0f}", f"{ratio:.3f}")
+        stream_ratio = streamed / imported.copy_rows_per_s
+        table.add_row("StreamEvents, one stream", f"{streamed:,.0f}", f"{stream_ratio:.3f}")
         console.print(table)
         figures |= {"import rows/s": imported.import_rows_per_s, "import ratio": ratio}
+        figures |= {"stream rows/s": streamed, "stream ratio": stream_ratio}
+        table = Table("", "calls/s", "p50 ms", "p99 ms", "calls/s to floor", title=f"events, {_WRITERS} callers")
+        for label, result in (("echo floor", floor), ("RecordEvent, durable", single)):
+            table.add_row(
+                label, f"{result.calls_per_s:,.0f}", f"{result.p50_ms:.2f}", f"{result.p99_ms:.2f}",
+                f"{result.calls_per_s / floor.calls_per_s:.3f}",
+            )  # fmt: skip
+            figures |= {f"{label}, {_WRITERS} callers: calls/s": result.calls_per_s}
+        console.print(table)
 
         tenant_key = (await storage.tenants.get(tenant_id)).tenant_key
         outcome = await train_with_progress(storage, tenant_key, Console(file=open(os.devnull, "w")))  # noqa: SIM115, ASYNC230
@@ -152,8 +173,8 @@ async def _measure_training(home: Path, sizes: list[int]) -> dict[str, float]:
     return figures
 
 
-async def _prepare(storage: Storage, console: Console) -> tuple[str, list[str], str]:
-    """A tenant with data and a model; a key, the ids of its users, and what the data is."""
+async def _prepare(storage: Storage, console: Console) -> tuple[str, list[str], list[str], str]:
+    """A tenant with data and a model; a key, the ids of its users and items, and what the data is."""
     dataset, name = _dataset()
     tenant = await storage.tenants.create(_TENANT, "", TenantSettings())
     await load_dataset(storage, tenant.tenant_key, dataset, console)
@@ -161,7 +182,8 @@ async def _prepare(storage: Storage, console: Console) -> tuple[str, list[str], 
     await storage.database.analyze()
     key = await new_key(storage, _TENANT, "bench", frozenset(Scope))
     user_ids = sorted({str(event.user_id) for event in dataset.events() if event.user_id})
-    return key.secret, user_ids, name
+    item_ids = sorted({str(event.item_id) for event in dataset.events()})
+    return key.secret, user_ids, item_ids, name
 
 
 def _dataset() -> tuple[Dataset, str]:
