@@ -23,7 +23,9 @@ from recsvc.domain.tenancy import ServingModel
 from recsvc.storage.user_states import History, UserState, UserStateRepository
 from recsvc.telemetry.metrics import Metrics
 
-_BATCH = 200
+# Storing holds the users' rows, and whoever records an event of one of them waits: with 200 the slowest of a hundred
+# calls took a second under load, with 50 a fifth of that, at more calls a second.
+_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True)

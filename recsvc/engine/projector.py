@@ -24,7 +24,7 @@ from recsvc.storage.user_states import UserStateRepository
 
 _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
-_BATCH = 200
+_BATCH = 50
 _STOP_S = 5.0
 _REPAIR_EVERY_S = 1.0
 # Longer than any announcement may lag behind its commit.
