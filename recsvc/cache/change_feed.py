@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 import structlog
@@ -58,8 +58,16 @@ class ChangeFeed:
         """Whether changes are being heard of at present."""
         return self._subscription is not None
 
-    async def follow(self, tenant_key: TenantKey) -> None:
-        """Hear of a tenant's changes from now on; returns once that is so, or at once without Redis."""
+    @asynccontextmanager
+    async def following(self, tenant_key: TenantKey) -> AsyncIterator[None]:
+        """Hear of a tenant's changes inside; entered once that is so, or at once without Redis."""
+        try:
+            await self._follow(tenant_key)
+            yield
+        finally:
+            await self._unfollow(tenant_key)
+
+    async def _follow(self, tenant_key: TenantKey) -> None:
         channel = changes_channel(tenant_key)
         self._followers[tenant_key] += 1
         self._tenants[channel] = tenant_key
@@ -71,8 +79,7 @@ class ChangeFeed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(confirmed.wait(), _SUBSCRIBE_S)
 
-    async def unfollow(self, tenant_key: TenantKey) -> None:
-        """Undo one `follow`."""
+    async def _unfollow(self, tenant_key: TenantKey) -> None:
         self._followers[tenant_key] -= 1
         if self._followers[tenant_key] > 0:
             return

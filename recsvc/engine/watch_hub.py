@@ -147,11 +147,8 @@ class WatchHub:
         self._watchers.setdefault(tenant_key, set()).add(watcher)
         try:
             # Only what is asked for after this is sure to be followed by what changes it.
-            await self._feed.follow(tenant_key)
-            try:
+            async with self._feed.following(tenant_key):
                 yield watcher
-            finally:
-                await self._feed.unfollow(tenant_key)
         finally:
             self._count -= 1
             self._metrics.watchers.set(self._count)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
+_Argument = TypeVar("_Argument")
 
 
 async def answered(
@@ -28,16 +29,10 @@ async def answered(
     reading: asyncio.Task[_Request] | None = None
     is_over = False
 
-    async def read() -> _Request:
-        return await anext(iterator)
-
-    async def make(request: _Request) -> _Answer:
-        return await answer(request)
-
     try:
         while True:
             if reading is None and not is_over and len(answers) < in_flight:
-                reading = asyncio.create_task(read())
+                reading = asyncio.create_task(_called(anext, iterator))
             waiting = {*answers, *([reading] if reading else ())}
             if not waiting:
                 return
@@ -45,17 +40,14 @@ async def answered(
             if reading is not None and reading.done():
                 finished, reading = reading, None
                 try:
-                    answers.add(asyncio.create_task(make(finished.result())))
+                    answers.add(asyncio.create_task(_called(answer, finished.result())))
                 except StopAsyncIteration:
                     is_over = True
             for task in [task for task in answers if task.done()]:
                 answers.discard(task)
                 yield task.result()
     finally:
-        left = [*answers, *([reading] if reading else ())]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await _cancelled([*answers, *([reading] if reading else ())])
 
 
 async def answered_in_order(
@@ -77,19 +69,13 @@ async def answered_in_order(
     reading: asyncio.Task[_Request] | None = None
     ended: Exception | None = None
 
-    async def read() -> _Request:
-        return await anext(iterator)
-
-    async def make(request: _Request) -> _Answer:
-        return await answer(request)
-
     stopping = asyncio.create_task(stop.wait())
     try:
         while True:
             if stop.is_set() and ended is None:
                 ended = StopAsyncIteration()
             if reading is None and ended is None and len(answers) < in_flight:
-                reading = asyncio.create_task(read())
+                reading = asyncio.create_task(_called(anext, iterator))
             if not answers and (reading is None or ended is not None):
                 break
             waiting = {*([answers[0]] if answers else ()), *([reading] if reading and ended is None else ())}
@@ -103,7 +89,7 @@ async def answered_in_order(
             if reading is not None and reading.done():
                 finished, reading = reading, None
                 try:
-                    answers.append(asyncio.create_task(make(finished.result())))
+                    answers.append(asyncio.create_task(_called(answer, finished.result())))
                 except Exception as error:
                     ended = error
             ready: list[_Answer] = []
@@ -118,7 +104,16 @@ async def answered_in_order(
         if ended is not None and not isinstance(ended, StopAsyncIteration):
             raise ended
     finally:
-        left = [*answers, stopping, *([reading] if reading else ())]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await _cancelled([*answers, stopping, *([reading] if reading else ())])
+
+
+async def _called(function: Callable[[_Argument], Awaitable[_Answer]], argument: _Argument) -> _Answer:
+    """The call as the coroutine that a task wants; nothing is called before the task begins."""
+    return await function(argument)
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their ends, whatever those are."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
