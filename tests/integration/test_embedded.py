@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -166,7 +166,9 @@ def _family(pid: int) -> list[int]:
 def _kill_9(*pids: int | None) -> None:
     for pid in pids:
         assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        # PostgreSQL's own children end by themselves once they see that the first of them is gone.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
