@@ -49,6 +49,7 @@ from recsvc.storage.content import ContentRepository
 from recsvc.storage.database import Database
 from recsvc.storage.event_types import EventTypeRepository
 from recsvc.storage.events import EventRepository
+from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.migrator import migrate
 from recsvc.storage.models import ModelRepository
@@ -87,6 +88,7 @@ class Storage:
     users: UserRepository
     events: EventRepository
     event_types: EventTypeRepository
+    counters: ItemCounterRepository
     models: ModelRepository
     content: ContentRepository
     training_runs: TrainingRunRepository
@@ -144,7 +146,8 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
         redis = await stack.enter_async_context(RedisClient(urls.redis_url, settings.cache, metrics))
         changes = VersionAnnouncer(redis)
         longest_transaction_s = settings.postgres.bulk_statement_timeout_s
-        events = EventRepository(database, changes, longest_transaction_s=longest_transaction_s)
+        counters = ItemCounterRepository(database)
+        events = EventRepository(database, changes, counters, longest_transaction_s=longest_transaction_s)
         yield Storage(
             settings=settings,
             urls=urls,
@@ -158,6 +161,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             users=UserRepository(database, changes, events),
             events=events,
             event_types=EventTypeRepository(database, changes),
+            counters=counters,
             models=ModelRepository(database, changes),
             content=ContentRepository(database),
             training_runs=TrainingRunRepository(database),
@@ -192,6 +196,19 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     return Engine(profiles, fold_in, item_fold_in, recommender, similar_items, similar_users)
 
 
+def build_projector(storage: Storage, engine: Engine) -> Projector:
+    """What brings states, counters and vectors up to the events; runs as a context manager, or step by step."""
+    return Projector(
+        storage.states,
+        storage.counters,
+        storage.tenants,
+        engine.profiles,
+        engine.fold_in,
+        engine.item_fold_in,
+        storage.changes,
+    )
+
+
 @asynccontextmanager
 async def running_service(settings: Settings) -> AsyncIterator[Service]:
     """A service that answers until the block is left; then it drains."""
@@ -199,11 +216,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         storage = await stack.enter_async_context(open_storage(settings))
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         engine = build_engine(storage, shown=shown)
-        await stack.enter_async_context(
-            Projector(
-                storage.states, storage.tenants, engine.profiles, engine.fold_in, engine.item_fold_in, storage.changes
-            )
-        )
+        await stack.enter_async_context(build_projector(storage, engine))
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,

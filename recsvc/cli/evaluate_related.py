@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from recsvc.app import Engine, Storage, build_engine, open_storage
+from recsvc.app import Engine, Storage, build_engine, build_projector, open_storage
 from recsvc.cli.loading import load, progress_bar, report
 from recsvc.cli.places import opened
 from recsvc.cli.running import run_async
@@ -33,7 +33,6 @@ from recsvc.domain.events import DEFAULT_EVENT_TYPES, Event
 from recsvc.domain.ids import ItemId, SessionId, TenantId, TenantKey, UserId
 from recsvc.domain.recommendations import RankQuery, SimilarItemsQuery, SimilarityBasis, SimilarUsersQuery
 from recsvc.domain.tenancy import TenantSettings
-from recsvc.engine.projector import Projector
 from recsvc.settings import Settings
 from recsvc.training import related_evaluation as related
 from recsvc.training.algorithms.popularity import item_popularity
@@ -177,9 +176,7 @@ async def _similar_users(storage: Storage, served: _Served, _whole: Dataset) -> 
     task = served.task
     # Without a service nobody else carries users over to the new model.
     engine = served.engine
-    projector = Projector(
-        storage.states, storage.tenants, engine.profiles, engine.fold_in, engine.item_fold_in, storage.changes
-    )
+    projector = build_projector(storage, engine)
     while await projector.fold_once() or await projector.renew_once():
         pass
     table = task.table

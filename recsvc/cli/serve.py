@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 
 import structlog
@@ -34,6 +35,18 @@ async def serve_until_stopped(settings: Settings) -> None:
             grpc=f"{settings.server.host}:{service.port}",
             metrics=f"{settings.server.host}:{service.metrics_port}",
         )
+        _collect_garbage_seldom()
         await stop.wait()
         _log.info("draining", grace_s=settings.server.drain_s)
     _log.info("stopped")
+
+
+def _collect_garbage_seldom() -> None:
+    """Leave what lives as long as the process out of garbage collection, and look at the rest less often.
+
+    Calls leave no cycles behind; with the defaults a fifth of the time of a stream of events went into looking for
+    some among modules and descriptors.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -1,5 +1,5 @@
-"""Folds dirty users in behind the events, carries users over to a new model, gives new items their vectors, and repairs
-what caches may have missed.
+"""Folds dirty users in behind the events, counts what these say about items, carries users over to a new model, gives
+new items their vectors, and repairs what caches may have missed.
 
 Any number of projectors may run: each takes users that no other one holds. A reader that meets a dirty user does not
 wait for a projector, so this is about speed and repair, never about right answers.
@@ -19,12 +19,15 @@ from recsvc.domain.errors import DomainError, TenantNotFound
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
+from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.user_states import UserStateRepository
 
 _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
 _BATCH = 50
+# Seconds of rest for each second of work.
+_REST = 3.0
 _STOP_S = 5.0
 _REPAIR_EVERY_S = 1.0
 # Longer than any announcement may lag behind its commit.
@@ -37,6 +40,7 @@ class Projector:
     def __init__(
         self,
         states: UserStateRepository,
+        counters: ItemCounterRepository,
         tenants: TenantRepository,
         profiles: TenantProfiles,
         fold_in: FoldIn,
@@ -44,6 +48,7 @@ class Projector:
         announcer: VersionAnnouncer,
     ) -> None:
         self._states = states
+        self._counters = counters
         self._tenants = tenants
         self._profiles = profiles
         self._fold_in = fold_in
@@ -56,6 +61,7 @@ class Projector:
         """Begin to work."""
         self._tasks = [
             asyncio.create_task(self._fold()),
+            asyncio.create_task(self._count()),
             asyncio.create_task(self._derive()),
             asyncio.create_task(self._repair()),
         ]
@@ -70,13 +76,13 @@ class Projector:
 
     async def fold_once(self) -> int:
         """Fold one batch of dirty users in; returns how many there were."""
-        dirty = await self._states.dirty_users(_BATCH)
+        dirty = await self._states.take_dirty_users(_BATCH)
         for tenant_key, users in dirty.items():
             try:
                 profile = await self._profiles.get_current(tenant_key)
             except TenantNotFound:
                 continue  # deleted meanwhile
-            await self._fold_in.refresh(tenant_key, profile.model, list(users), by="projector")
+            await self._fold_in.refresh(tenant_key, profile.model, users, by="projector")
         return sum(len(users) for users in dirty.values())
 
     async def renew_once(self) -> int:
@@ -93,21 +99,30 @@ class Projector:
     async def _fold(self) -> None:
         while not self._stopping:
             try:
-                folded = await self.fold_once()
+                folded = await _unhurried(self.fold_once)
                 if folded < _BATCH:
                     # What events changed comes first.
-                    folded += await _at_half_speed(self.renew_once)
+                    folded += await _unhurried(self.renew_once)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 folded = 0
             if folded < _BATCH:
                 await asyncio.sleep(_IDLE_S)
 
+    async def _count(self) -> None:
+        while not self._stopping:
+            try:
+                await _unhurried(self._counters.count_once)
+            except DomainError as error:
+                _log.warning("projector.failed", error=error.reason)
+            # Not at once again: what gathers meanwhile is added up together.
+            await asyncio.sleep(_IDLE_S)
+
     async def _derive(self) -> None:
         """Give items that training has not seen their vectors."""
         while not self._stopping:
             try:
-                derived = await _at_half_speed(self._item_fold_in.refresh_once)
+                derived = await _unhurried(self._item_fold_in.refresh_once)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 derived = 0
@@ -126,10 +141,14 @@ class Projector:
                 _log.warning("projector.repair_failed", error=error.reason)
 
 
-async def _at_half_speed(work: Callable[[], Awaitable[int]]) -> int:
-    """A batch of work that can wait, and then a pause as long: a switch of models must not slow calls down."""
+async def _unhurried(work: Callable[[], Awaitable[int]]) -> int:
+    """A batch of work, and then a rest in proportion: neither many events nor a switch of models may slow calls down.
+
+    Whoever asks for the list of somebody dirty folds them in at once, and the longer a user waits here, the more of
+    their events are folded in together.
+    """
     start = time.monotonic()
     done = await work()
     if done:
-        await asyncio.sleep(time.monotonic() - start)
+        await asyncio.sleep(_REST * (time.monotonic() - start))
     return done

@@ -6,7 +6,7 @@ is the same. What it promises: when it returns, every event that it calls record
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,11 +19,11 @@ from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
-from recsvc.domain.recommendations import POPULARITY_HALF_LIFE
 from recsvc.domain.users import UserKind
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
+from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.statements import compose, load
 
@@ -33,7 +33,6 @@ _WRITE_COPIED = compose(_SQL["write_events"], source=sql.Identifier("incoming_ev
 # Below this many events the temporary table costs more than it saves.
 _COPY_FROM = 2000
 _COPY_TYPES = (
-    "int4",
     "text",
     "text",
     "int2",
@@ -52,44 +51,53 @@ _ATTEMPTS = 6
 _EXPORT_CHUNK = 1000
 
 Outcome = Recorded | DomainError
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A batch in which every event_id stands once, and where the repetitions were."""
-
-    rows: list[tuple[int, Event]]
-    repeated: dict[int, int]
+_Unique = Mapping[EventId, Event]
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    outcomes: dict[int, Outcome]
+    """What a batch changed. not_stored: why not, by event_id; None for what had been stored before."""
+
+    not_stored: dict[str, DomainError | None]
     versions: dict[UserKey, int]
 
 
 class EventRepository:
     """Writes and reads the events of a tenant."""
 
-    def __init__(self, database: Database, changes: Changes, *, longest_transaction_s: float) -> None:
+    def __init__(
+        self, database: Database, changes: Changes, counters: ItemCounterRepository, *, longest_transaction_s: float
+    ) -> None:
         """longest_transaction_s: no write takes longer; an incremental export must look back so far."""
         self._database = database
         self._changes = changes
+        self._counters = counters
         self._longest_transaction_s = longest_transaction_s
 
     async def write(
-        self, tenant_key: TenantKey, events: Sequence[Event], *, timeout_s: float | None = None
+        self,
+        tenant_key: TenantKey,
+        events: Sequence[Event],
+        *,
+        count_at_once: bool = True,
+        timeout_s: float | None = None,
     ) -> list[Outcome]:
         """Store events, each exactly once by its event_id; unknown users are created.
 
-        Returns one outcome per event, in order: Recorded, or the error that refused it (EventTypeUnknown,
-        ItemNotFound). Caches know of the change before this returns.
+        count_at_once: the counters of items tell of the events when this returns, rather than a moment later. Returns
+        one outcome per event, in order: Recorded, or the error that refused it (EventTypeUnknown, ItemNotFound).
+        Caches know of the change before this returns.
         """
-        batch = _without_repetitions(events)
-        written = await self._write_retrying(tenant_key, batch, timeout_s)
+        if not events:
+            return []
+        # An event_id that stands twice is stored once; the later ones are duplicates of the first.
+        first = {event.event_id: event for event in reversed(events)}
+        written = await self._write_retrying(tenant_key, first, timeout_s)
         if written.versions:
             await self._changes.users_changed(tenant_key, written.versions)
-        return _in_order(events, batch, written)
+            if count_at_once:
+                await self._counters.count_all()
+        return _outcomes(events, written.not_stored)
 
     async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[StoredEvent]:
         """A page of events that match."""
@@ -116,33 +124,32 @@ class EventRepository:
             if not sent:
                 yield snapshot_time, []
 
-    async def _write_retrying(self, tenant_key: TenantKey, batch: _Batch, timeout_s: float | None) -> _Written:
+    async def _write_retrying(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
         for _ in range(_ATTEMPTS - 1):
             try:
-                return await self._write_once(tenant_key, batch, timeout_s)
+                return await self._write_once(tenant_key, events, timeout_s)
             except psycopg.errors.CheckViolation:
                 # No partition for this month yet: the month has just begun.
-                await self._ensure_partitions([event.event_time for _, event in batch.rows])
+                await self._ensure_partitions([event.event_time for event in events.values()])
             except (psycopg.errors.ForeignKeyViolation, psycopg.errors.DeadlockDetected):
                 # An item or user was deleted at the same moment: look again.
                 continue
-        return await self._write_once(tenant_key, batch, timeout_s)
+        return await self._write_once(tenant_key, events, timeout_s)
 
-    async def _write_once(self, tenant_key: TenantKey, batch: _Batch, timeout_s: float | None) -> _Written:
-        constants = {"tenant": tenant_key, "popularity_s": POPULARITY_HALF_LIFE.total_seconds()}
-        if len(batch.rows) < _COPY_FROM:
-            rows = await self._database.fetch_all(tenant_key, _WRITE_ARRAYS, {**constants, **_arrays(batch.rows)})
+    async def _write_once(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
+        if len(events) < _COPY_FROM:
+            rows = await self._database.fetch_all(
+                tenant_key, _WRITE_ARRAYS, {"tenant": tenant_key, **_arrays(events.values())}
+            )
         else:
             async with self._database.tenant_transaction(tenant_key, timeout_s=timeout_s) as connection:
-                await _copy_in(connection, batch.rows)
-                cursor = await execute(connection, _WRITE_COPIED, constants)
+                await _copy_in(connection, events.values())
+                cursor = await execute(connection, _WRITE_COPIED, {"tenant": tenant_key})
                 rows = await cursor.fetchall()
-        by_position = dict(batch.rows)
+        *not_stored, touched = rows
         return _Written(
-            outcomes={
-                row["ordinal"]: _outcome(row, by_position[row["ordinal"]]) for row in rows if row["ordinal"] is not None
-            },
-            versions={UserKey(row["user_key"]): row["version"] for row in rows if row["user_key"] is not None},
+            not_stored={row["event_id"]: _refusal(row, events[row["event_id"]]) for row in not_stored},
+            versions=dict(zip(touched["user_keys"] or (), touched["versions"] or (), strict=True)),
         )
 
     async def _ensure_partitions(self, moments: Sequence[datetime]) -> None:
@@ -153,43 +160,27 @@ class EventRepository:
             )
 
 
-def _without_repetitions(events: Sequence[Event]) -> _Batch:
-    """An event_id that stands twice in a batch is stored once; the later ones are duplicates of the first."""
-    rows: list[tuple[int, Event]] = []
-    repeated: dict[int, int] = {}
-    first: dict[str, int] = {}
-    for position, event in enumerate(events):
-        if event.event_id in first:
-            repeated[position] = first[event.event_id]
-        else:
-            first[event.event_id] = position
-            rows.append((position, event))
-    return _Batch(rows, repeated)
-
-
-def _in_order(events: Sequence[Event], batch: _Batch, written: _Written) -> list[Outcome]:
+def _outcomes(events: Sequence[Event], not_stored: Mapping[str, DomainError | None]) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    for position, event in enumerate(events):
-        outcome = written.outcomes.get(batch.repeated.get(position, position))
-        if position in batch.repeated and isinstance(outcome, Recorded):
-            outcome = Recorded(event.event_id, duplicate=True)
-        assert outcome is not None  # noqa: S101  (the statement returns a row for every ordinal)
-        outcomes.append(outcome)
+    told: set[EventId] = set()
+    for event in events:
+        duplicate = event.event_id in not_stored or event.event_id in told
+        outcomes.append(not_stored.get(event.event_id) or Recorded(event.event_id, duplicate))
+        told.add(event.event_id)
     return outcomes
 
 
-def _outcome(row: DictRow, event: Event) -> Outcome:
+def _refusal(row: DictRow, event: Event) -> DomainError | None:
     if row["unknown_type"]:
         return EventTypeUnknown("event_type", f"the tenant has no event type {event.event_type!r}")
     if row["unknown_item"]:
         return ItemNotFound(event.item_id, field="item_id")
-    return Recorded(event.event_id, duplicate=not row["fresh"])
+    return None
 
 
-def _row(position: int, event: Event) -> tuple[object, ...]:
+def _row(event: Event) -> tuple[object, ...]:
     known = event.user_id is not None
     return (
-        position,
         event.event_id,
         event.event_type,
         UserKind.USER.value if known else UserKind.SESSION.value,
@@ -205,7 +196,6 @@ def _row(position: int, event: Event) -> tuple[object, ...]:
 
 
 _ARRAYS = (
-    "ordinals",
     "event_ids",
     "event_types",
     "kinds",
@@ -220,17 +210,21 @@ _ARRAYS = (
 )
 
 
-def _arrays(rows: Sequence[tuple[int, Event]]) -> dict[str, list[object]]:
-    columns = zip(*(_row(position, event) for position, event in rows), strict=True) if rows else ([],) * len(_ARRAYS)
-    return {name: list(column) for name, column in zip(_ARRAYS, columns, strict=True)}
+def _arrays(events: Iterable[Event]) -> dict[str, list[object] | None]:
+    columns = zip(*map(_row, events), strict=True)
+    # Most events have no value, context or properties: that need not be said a thousand times.
+    return {
+        name: list(column) if any(value is not None for value in column) else None
+        for name, column in zip(_ARRAYS, columns, strict=True)
+    }
 
 
-async def _copy_in(connection: Connection, rows: Sequence[tuple[int, Event]]) -> None:
+async def _copy_in(connection: Connection, events: Iterable[Event]) -> None:
     await execute(connection, _SQL["create_incoming"])
     async with connection.cursor() as cursor, cursor.copy(_SQL["copy_incoming"].encode()) as copy:
         copy.set_types(_COPY_TYPES)
-        for position, event in rows:
-            await copy.write_row(_row(position, event))
+        for event in events:
+            await copy.write_row(_row(event))
 
 
 def _stored_event(row: DictRow) -> StoredEvent:

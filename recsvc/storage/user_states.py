@@ -9,6 +9,7 @@ from itertools import groupby
 
 import numpy as np
 from pgvector import Vector
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.arrays import Float32
@@ -19,6 +20,8 @@ from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
 _SQL = load("user_states")
+# Long enough to fold a batch in; what a projector that died had taken waits so long.
+_TAKEN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,20 +138,21 @@ class UserStateRepository:
                 },
             )
 
-    async def dirty_users(self, limit: int) -> Mapping[TenantKey, Mapping[UserKey, int]]:
-        """Some users of all tenants whose state lags behind, with their versions."""
-        found: dict[TenantKey, dict[UserKey, int]] = {}
+    async def take_dirty_users(self, limit: int) -> Mapping[TenantKey, Sequence[UserKey]]:
+        """Some users of all tenants whose state lags behind, those who wait longest; nobody else gets them now."""
         async with self._database.service_transaction() as connection:
-            cursor = await execute(connection, _SQL["dirty_users"], {"limit": limit})
-            for row in await cursor.fetchall():
-                found.setdefault(TenantKey(row["tenant_key"]), {})[UserKey(row["user_key"])] = row["version"]
-        return found
+            cursor = await execute(connection, _SQL["take_dirty_users"], {"limit": limit, "taken_s": _TAKEN_S})
+            return _by_tenant(await cursor.fetchall())
 
     async def states_of_other_models(self, limit: int) -> Mapping[TenantKey, Sequence[UserKey]]:
         """Some users of all tenants whose state was folded in with another model than the one that serves."""
-        found: dict[TenantKey, list[UserKey]] = {}
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["states_of_other_models"], {"limit": limit})
-            for row in await cursor.fetchall():
-                found.setdefault(TenantKey(row["tenant_key"]), []).append(UserKey(row["user_key"]))
-        return found
+            return _by_tenant(await cursor.fetchall())
+
+
+def _by_tenant(rows: Sequence[DictRow]) -> Mapping[TenantKey, Sequence[UserKey]]:
+    found: dict[TenantKey, list[UserKey]] = {}
+    for row in rows:
+        found.setdefault(TenantKey(row["tenant_key"]), []).append(UserKey(row["user_key"]))
+    return found

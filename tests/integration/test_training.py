@@ -11,14 +11,13 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from recsvc.app import Storage, build_engine
+from recsvc.app import Storage, build_engine, build_projector
 from recsvc.domain.catalog import Item
 from recsvc.domain.errors import ModelActive, NotEnoughData, TrainingInProgress, TrainingRunNotFound
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, ItemKey, TenantId, TenantKey, UserId, UserKey
 from recsvc.domain.models import Model, ModelState, TrainingRun, TrainingState
 from recsvc.domain.tenancy import Tenant, TenantSettings
-from recsvc.engine.projector import Projector
 from recsvc.settings import TrainingSettings
 from recsvc.storage.database import Connection
 from recsvc.storage.models import Signals
@@ -180,9 +179,7 @@ async def test_a_first_model_beats_popularity_and_serves(storage: Storage, taste
 
 async def test_a_projector_never_folds_in_by_the_model_of_before_a_switch(storage: Storage, tastes: TenantKey) -> None:
     engine = build_engine(storage)
-    projector = Projector(
-        storage.states, storage.tenants, engine.profiles, engine.fold_in, engine.item_fold_in, storage.changes
-    )
+    projector = build_projector(storage, engine)
     await engine.profiles.get(tastes)  # remembers that there is no model
     model = (await _train(storage, tastes)).model
     for _ in range(10):

@@ -94,9 +94,9 @@ async def _exported(api: Api, user_id: str) -> list[user_pb.ExportUserResponse]:
     return [part async for part in api.users.ExportUser(user_pb.ExportUserRequest(user_id=user_id))]
 
 
-async def _hold_counters(connection: Connection, tenant: TenantKey) -> None:
-    """Hold what a batch of events writes last, so that the batch stops when it has written all the rest."""
-    await run(connection, tenant, b"SELECT FROM item_stats WHERE tenant_key = %(tenant)s FOR UPDATE")
+async def _hold_tenant(connection: Connection, tenant: TenantKey) -> None:
+    """Hold what a batch of events looks at last, so that the batch stops when it has written all the rest."""
+    await run(connection, tenant, b"SELECT FROM tenants WHERE tenant_key = %(tenant)s FOR UPDATE")
 
 
 async def _orphans(database: Database, tenant: TenantKey) -> int:
@@ -232,7 +232,7 @@ class TestErasure:
     ) -> None:
         await _record(shop, "1")
         async with database.tenant_transaction(tenant) as rival:
-            await _hold_counters(rival, tenant)
+            await _hold_tenant(rival, tenant)
             recording = asyncio.create_task(_record(shop, "2"))
             await until_blocked(database)
             erasing = asyncio.create_task(_erase(shop, "u"))
@@ -361,7 +361,7 @@ class TestMerge:
     ) -> None:
         await _record(shop, "1", session_id="s")
         async with database.tenant_transaction(tenant) as rival:
-            await _hold_counters(rival, tenant)
+            await _hold_tenant(rival, tenant)
             recording = asyncio.create_task(_record(shop, "2", session_id="s"))
             await until_blocked(database)
             merging = asyncio.create_task(_merge_session(shop, "s", "known"))

@@ -29,8 +29,10 @@ class Table:
         self.open.set()
         self.batches: list[tuple[TenantKey, list[str]]] = []
         self.stored: set[str] = set()
+        self.counted_at_once: list[bool] = []
 
-    async def write(self, tenant_key: TenantKey, events: Sequence[Event]) -> list[Outcome]:
+    async def write(self, tenant_key: TenantKey, events: Sequence[Event], *, count_at_once: bool) -> list[Outcome]:
+        self.counted_at_once.append(count_at_once)
         names = [str(event.event_id) for event in events]
         self.batches.append((tenant_key, names))
         await self.open.wait()
@@ -47,8 +49,8 @@ def an_event(name: str) -> Event:
     return Event(EventId(name), "view", ItemId("i"), _NOW, user_id=UserId("u"))
 
 
-def a_writer(table: Table, **settings: int) -> EventWriter:
-    return EventWriter(cast(EventRepository, table), WriterSettings(**settings), Metrics())
+def a_writer(table: Table, **settings: float) -> EventWriter:
+    return EventWriter(cast(EventRepository, table), WriterSettings.model_validate(settings), Metrics())
 
 
 async def _settle() -> None:
@@ -77,6 +79,51 @@ async def test_a_batch_holds_at_most_so_many_events_and_never_part_of_a_call() -
     calls.append([an_event(f"large/{number}") for number in range(25)])
     await asyncio.gather(*(writer.write(_TENANT, events) for events in calls))
     assert [len(names) for _, names in table.batches] == [8, 8, 4, 25]
+
+
+async def test_beside_a_batch_that_is_written_only_a_full_one_sets_out() -> None:
+    table = Table()
+    table.open.clear()
+    writer = a_writer(table, batch=3, batches_in_flight=2)
+    calls = []
+    for name in ("under way", "a", "b"):
+        calls.append(asyncio.create_task(writer.write(_TENANT, [an_event(name)])))
+        await _settle()
+    assert [names for _, names in table.batches] == [["under way"]]
+    calls.append(asyncio.create_task(writer.write(_TENANT, [an_event("c")])))
+    await _settle()
+    assert [names for _, names in table.batches] == [["under way"], ["a", "b", "c"]]
+    table.open.set()
+    await asyncio.gather(*calls)
+
+
+async def test_while_many_write_a_batch_waits_a_moment_for_more() -> None:
+    table = Table()
+    writer = a_writer(table, gather_s=0.2)
+    await asyncio.gather(*(writer.write(_TENANT, [an_event(str(number))]) for number in range(20)))
+    early = asyncio.create_task(writer.write(_TENANT, [an_event("early")]))
+    await _settle()
+    await asyncio.gather(early, writer.write(_TENANT, [an_event("late")]))
+    assert [len(names) for _, names in table.batches] == [20, 2]
+
+
+async def test_a_caller_who_is_alone_waits_for_nobody() -> None:
+    table = Table()
+    writer = a_writer(table, gather_s=60)
+    for name in ("a", "b", "c"):
+        async with asyncio.timeout(5):
+            await writer.write(_TENANT, [an_event(name)])
+    assert [names for _, names in table.batches] == [["a"], ["b"], ["c"]]
+
+
+async def test_only_the_events_of_few_are_counted_before_they_are_acknowledged() -> None:
+    table = Table()
+    writer = a_writer(table)
+    await writer.write(_TENANT, [an_event("alone")])
+    await asyncio.gather(*(writer.write(_TENANT, [an_event(f"one of many/{at}")]) for at in range(20)))
+    await writer.write(_TENANT, [an_event(f"many of one/{at}") for at in range(1000)])
+    await writer.write(_TENANT, [an_event("alone again")])
+    assert table.counted_at_once == [True, False, False, True]
 
 
 async def test_tenants_never_share_a_batch() -> None:

@@ -37,9 +37,9 @@ def event(message: pb.Event, path: str, now: datetime) -> Event:
         user_id=UserId(message.user_id) if message.user_id else None,
         session_id=SessionId(message.session_id) if message.session_id else None,
         value=message.value if message.HasField("value") else None,
-        context=plain(message.context),
+        context=plain(message.context) if message.HasField("context") else {},
         recommendation_id=message.recommendation_id or None,
-        properties=plain(message.properties),
+        properties=plain(message.properties) if message.HasField("properties") else {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.rpc import status_pb2
@@ -30,6 +31,14 @@ from recsvc.storage.event_types import EventTypeRepository
 from recsvc.storage.events import EventRepository
 
 _NEWEST_FIRST = (Order("event_time", descending=True),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """Why an event was not stored."""
+
+    event_id: str
+    status: status_pb2.Status
 
 
 class IngestionServicer(IngestionServiceServicer):
@@ -64,8 +73,15 @@ class IngestionServicer(IngestionServiceServicer):
     async def BatchRecordEvents(
         self, request: pb.BatchRecordEventsRequest, context: Context
     ) -> pb.BatchRecordEventsResponse:
-        results = await self._record(calls.tenant(), request.events, calls.current().element_violations)
-        return pb.BatchRecordEventsResponse(results=results)
+        outcomes = await self._record(calls.tenant(), request.events, calls.current().element_violations)
+        return pb.BatchRecordEventsResponse(
+            results=[
+                pb.EventResult(event_id=outcome.event_id, status=outcome.status)
+                if isinstance(outcome, _Refused)
+                else pb.EventResult(event_id=outcome.event_id, status=OK, duplicate=outcome.duplicate)
+                for outcome in outcomes
+            ]
+        )
 
     async def StreamEvents(
         self, request_iterator: AsyncIterator[pb.StreamEventsRequest], context: Context
@@ -73,7 +89,7 @@ class IngestionServicer(IngestionServiceServicer):
         # A few messages are under way at a time; beyond them nothing is read, so flow control holds the client back.
         tenant_key = calls.tenant()
 
-        async def written(request: pb.StreamEventsRequest) -> tuple[int, list[pb.EventResult]]:
+        async def written(request: pb.StreamEventsRequest) -> tuple[int, list[Recorded | _Refused]]:
             violations = self._validator.check(request)
             return request.sequence, await self._record(tenant_key, request.events, violations, patiently=True)
 
@@ -151,34 +167,29 @@ class IngestionServicer(IngestionServiceServicer):
         violations: dict[int, list[FieldViolation]],
         *,
         patiently: bool = False,
-    ) -> list[pb.EventResult]:
-        """One result per event, in order; a bad one never fails its neighbours."""
+    ) -> list[Recorded | _Refused]:
+        """One outcome per event, in order; a bad one never fails its neighbours."""
         now = datetime.now(UTC)
-        statuses: dict[int, status_pb2.Status] = {
-            index: violations_status(found) for index, found in violations.items()
+        refused = {
+            index: _Refused(messages[index].event_id, violations_status(found)) for index, found in violations.items()
         }
-        good: list[tuple[int, Event]] = []
+        good: list[Event] = []
         for index, message in enumerate(messages):
-            if index in statuses:
+            if index in refused:
                 continue
             try:
-                good.append((index, convert.event(message, f"events[{index}]", now)))
+                good.append(convert.event(message, f"events[{index}]", now))
             except DomainError as error:
-                statuses[index] = status_of(error)
-        outcomes = await self._writer.write(tenant_key, [event for _, event in good], patiently=patiently)
-        results = [
-            pb.EventResult(event_id=message.event_id, status=statuses.get(index))
-            for index, message in enumerate(messages)
-        ]
-        for (index, event), outcome in zip(good, outcomes, strict=True):
-            result = results[index]
-            result.event_id = event.event_id
-            if isinstance(outcome, Recorded):
-                result.status.CopyFrom(OK)
-                result.duplicate = outcome.duplicate
-            else:
-                result.status.CopyFrom(status_of(outcome))
-        return results
+                refused[index] = _Refused(message.event_id, status_of(error))
+        written = iter(
+            [
+                _Refused(event.event_id, status_of(outcome)) if isinstance(outcome, DomainError) else outcome
+                for event, outcome in zip(
+                    good, await self._writer.write(tenant_key, good, patiently=patiently), strict=True
+                )
+            ]
+        )
+        return [refused[index] if index in refused else next(written) for index in range(len(messages))]
 
 
 async def _numbered(messages: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsRequest]:
@@ -191,17 +202,20 @@ async def _numbered(messages: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIte
         yield message
 
 
-def _acknowledgement(messages: Sequence[tuple[int, Sequence[pb.EventResult]]]) -> pb.StreamEventsResponse:
+def _acknowledgement(messages: Sequence[tuple[int, Sequence[Recorded | _Refused]]]) -> pb.StreamEventsResponse:
     """One answer for messages in a row, each with its number and what became of its events."""
-    results = [result for _, found in messages for result in found]
+    rejections = [
+        pb.EventRejection(sequence=sequence, index=index, event_id=outcome.event_id, status=outcome.status)
+        for sequence, outcomes in messages
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, _Refused)
+    ]
+    duplicates = sum(
+        isinstance(outcome, Recorded) and outcome.duplicate for _, outcomes in messages for outcome in outcomes
+    )
     return pb.StreamEventsResponse(
         acked_through=messages[-1][0],
-        rejections=[
-            pb.EventRejection(sequence=sequence, index=index, event_id=result.event_id, status=result.status)
-            for sequence, found in messages
-            for index, result in enumerate(found)
-            if result.status.code
-        ],
-        stored_count=sum(1 for result in results if not result.status.code and not result.duplicate),
-        duplicate_count=sum(1 for result in results if result.duplicate),
+        rejections=rejections,
+        stored_count=sum(len(outcomes) for _, outcomes in messages) - len(rejections) - duplicates,
+        duplicate_count=duplicates,
     )

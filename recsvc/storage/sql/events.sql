@@ -1,6 +1,7 @@
 -- write_events --
 -- Everything that one batch of events changes, in one statement: idempotency keys, new users, events, dirty users and
--- item counters. Rows are locked in the order of their keys in every batch, so that two batches never deadlock.
+-- what is to be added to the counters of items. Rows are locked in the order of their keys in every batch, so that two
+-- batches never deadlock.
 WITH incoming AS (
     SELECT * FROM {source}
 ), resolved AS MATERIALIZED (
@@ -39,54 +40,40 @@ WITH incoming AS (
     SELECT %(tenant)s, a.event_time, a.event_id, a.event_type_key, s.user_key, a.item_key, a.session_id, a.value,
            a.recommendation_id, a.context, a.properties
     FROM accepted a JOIN subjects s USING (kind, user_id)
+    RETURNING 1
 ), touched AS (
     INSERT INTO user_state (tenant_key, user_key)
-    SELECT %(tenant)s, user_key FROM subjects ORDER BY user_key
+    -- Last of all: other batches about the same users wait from here on.
+    SELECT %(tenant)s, user_key FROM subjects WHERE (SELECT count(*) FROM stored) > 0 ORDER BY user_key
     ON CONFLICT (tenant_key, user_key) DO UPDATE SET version = user_state.version + 1
     RETURNING user_key, version
 ), signals AS (
-    SELECT item_key,
-           ln(event_signal_v1(event_type, weight, value)) / ln(2::double precision) AS log_weight,
-           extract(epoch FROM event_time - '2020-01-01T00:00:00Z')::double precision AS age_s
-    FROM accepted WHERE event_signal_v1(event_type, weight, value) > 0
-), exponents AS (
-    SELECT item_key, log_weight + age_s / %(popularity_s)s AS popularity, log_weight + age_s / 86400 AS trend_day,
-           log_weight + age_s / 604800 AS trend_week
-    FROM signals
-), peaks AS (
-    SELECT *, max(popularity) OVER w AS p, max(trend_day) OVER w AS d, max(trend_week) OVER w AS k
-    FROM exponents WINDOW w AS (PARTITION BY item_key)
-), counted AS (
-    INSERT INTO item_stats (tenant_key, item_key, event_count, popularity, trend_day, trend_week)
-    SELECT %(tenant)s, item_key, count(*),
-           min(p) + ln(sum(power(2::double precision, greatest(popularity - p, -60)))) / ln(2::double precision),
-           min(d) + ln(sum(power(2::double precision, greatest(trend_day - d, -60)))) / ln(2::double precision),
-           min(k) + ln(sum(power(2::double precision, greatest(trend_week - k, -60)))) / ln(2::double precision)
-    FROM peaks GROUP BY item_key ORDER BY item_key
-    ON CONFLICT (tenant_key, item_key) DO UPDATE SET
-        event_count = item_stats.event_count + excluded.event_count,
-        popularity = log2_add_v1(item_stats.popularity, excluded.popularity),
-        trend_day = log2_add_v1(item_stats.trend_day, excluded.trend_day),
-        trend_week = log2_add_v1(item_stats.trend_week, excluded.trend_week)
+    INSERT INTO item_signals (tenant_key, item_keys, log_weights, ages_s)
+    SELECT %(tenant)s, array_agg(item_key), array_agg(ln(signal) / ln(2::double precision)),
+           array_agg(extract(epoch FROM event_time - '2020-01-01T00:00:00Z')::double precision)
+    FROM (SELECT item_key, event_time, event_signal_v1(event_type, weight, value) AS signal FROM accepted) told
+    WHERE signal > 0 HAVING count(*) > 0
 )
-SELECT r.ordinal, r.event_type_key IS NULL AS unknown_type, r.item_key IS NULL AS unknown_item,
-       f.event_id IS NOT NULL AS fresh, NULL::bigint AS user_key, NULL::bigint AS version
+-- What is worth a word: the events that were not stored, and all users whose state lags now.
+SELECT r.event_id, r.event_type_key IS NULL AS unknown_type, r.item_key IS NULL AS unknown_item,
+       NULL::bigint[] AS user_keys, NULL::bigint[] AS versions
 FROM resolved r LEFT JOIN fresh f USING (event_id)
+WHERE f.event_id IS NULL
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, user_key, version FROM touched;
+SELECT NULL, NULL, NULL, array_agg(user_key), array_agg(version) FROM touched;
 
 -- incoming_arrays --
--- The events of a small batch, as arrays.
-unnest(%(ordinals)s::integer[], %(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[],
-       %(user_ids)s::text[], %(session_ids)s::text[], %(item_ids)s::text[], %(event_values)s::double precision[],
+-- The events of a small batch, as arrays. One that is NULL has no value for any of them.
+unnest(%(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[], %(user_ids)s::text[],
+       %(session_ids)s::text[], %(item_ids)s::text[], %(event_values)s::double precision[],
        %(event_times)s::timestamptz[], %(recommendation_ids)s::text[], %(contexts)s::jsonb[], %(properties)s::jsonb[])
-    AS n (ordinal, event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id,
-          context, properties);
+    AS n (event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id, context,
+          properties);
 
 -- create_incoming --
 -- Where a large batch is copied to before it is written.
 CREATE TEMPORARY TABLE incoming_events (
-    ordinal integer, event_id text, event_type text, kind smallint, user_id text, session_id text, item_id text,
+    event_id text, event_type text, kind smallint, user_id text, session_id text, item_id text,
     value double precision, event_time timestamptz, recommendation_id text, context jsonb, properties jsonb
 ) ON COMMIT DROP;
 

@@ -26,11 +26,9 @@ SELECT item_key, fold_in_scale, vector FROM item_factors
 WHERE tenant_key = %(tenant)s AND shard = %(shard)s AND model_key = %(model)s AND item_key = ANY (%(items)s::bigint[]);
 
 -- store_states --
--- Put folded states in place, unless a later version was folded meanwhile.
-UPDATE user_state s
-SET folded_version = n.version, model_key = %(model)s, item_keys = n.item_keys, weights = n.weights,
-    ages = n.ages, seen_keys = n.seen_keys, vector = n.vector, fold_time = now()
-FROM (
+-- Put folded states in place, unless a later version was folded meanwhile; who has no later events is dirty no more.
+-- The rows are locked in the order of their keys, as those who record events lock them.
+WITH incoming AS (
     SELECT (j ->> 'user_key')::bigint AS user_key, (j ->> 'version')::bigint AS version,
            ARRAY(SELECT jsonb_array_elements_text(j -> 'item_keys')::bigint) AS item_keys,
            ARRAY(SELECT jsonb_array_elements_text(j -> 'weights')::real) AS weights,
@@ -39,16 +37,33 @@ FROM (
            v.vector
     FROM jsonb_array_elements(%(states)s::jsonb) WITH ORDINALITY AS e (j, ordinal)
     JOIN unnest(%(vectors)b::vector[]) WITH ORDINALITY AS v (vector, ordinal) USING (ordinal)
-) n
-WHERE s.tenant_key = %(tenant)s AND s.user_key = n.user_key AND s.folded_version <= n.version;
+), held AS MATERIALIZED (
+    SELECT user_key FROM user_state
+    WHERE tenant_key = %(tenant)s AND user_key IN (SELECT user_key FROM incoming)
+    ORDER BY user_key FOR NO KEY UPDATE
+), stored AS (
+    UPDATE user_state s
+    SET folded_version = n.version, model_key = %(model)s, item_keys = n.item_keys, weights = n.weights,
+        ages = n.ages, seen_keys = n.seen_keys, vector = n.vector, fold_time = now()
+    FROM held JOIN incoming n USING (user_key)
+    WHERE s.tenant_key = %(tenant)s AND s.user_key = n.user_key AND s.folded_version <= n.version
+    RETURNING s.user_key, s.folded_version = s.version AS clean
+)
+DELETE FROM dirty_users d USING stored
+WHERE d.tenant_key = %(tenant)s AND d.user_key = stored.user_key AND stored.clean;
 
--- dirty_users --
--- Some users of any tenant whose state lags behind their events, each for one projector only.
-SELECT s.tenant_key, s.user_key, s.version
-FROM user_state s
-WHERE s.folded_version < s.version
-LIMIT %(limit)s
-FOR UPDATE OF s SKIP LOCKED;
+-- take_dirty_users --
+-- Some users of any tenant whose state lags behind their events, those who wait longest, each for one projector only.
+-- When it dies, another one takes them.
+UPDATE dirty_users d SET taken_until = now() + make_interval(secs => %(taken_s)s)
+FROM (
+    SELECT tenant_key, user_key FROM dirty_users
+    WHERE taken_until < now()
+    ORDER BY since LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) longest
+WHERE d.tenant_key = longest.tenant_key AND d.user_key = longest.user_key
+RETURNING d.tenant_key, d.user_key;
 
 -- states_of_other_models --
 -- Users of any tenant whose state was folded in with another model than the one that serves: with each switch of models
