@@ -6,10 +6,13 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
 import grpc
 
 from bench.load import LoadResult, load
+from recsvc.domain.events import Event
+from recsvc.domain.ids import EventId, ItemId, UserId
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 
 _RECORD = "/recsvc.v1.IngestionService/RecordEvent"
@@ -30,6 +33,15 @@ def some_events(user_ids: Sequence[str], item_ids: Sequence[str], count: int) ->
             item_id=rng.choice(item_ids),
         )
         for _ in range(count)
+    ]
+
+
+def plain_events(messages: Sequence[pb.Event]) -> list[Event]:
+    """The same events as the domain has them, of now."""
+    now = datetime.now(UTC)
+    return [
+        Event(EventId(one.event_id), one.event_type, ItemId(one.item_id), now, user_id=UserId(one.user_id))
+        for one in messages
     ]
 
 

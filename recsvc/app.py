@@ -7,7 +7,7 @@ builds these things or finds them by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -196,7 +196,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     return Engine(profiles, fold_in, item_fold_in, recommender, similar_items, similar_users)
 
 
-def build_projector(storage: Storage, engine: Engine) -> Projector:
+def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool] = lambda: False) -> Projector:
     """What brings states, counters and vectors up to the events; runs as a context manager, or step by step."""
     return Projector(
         storage.states,
@@ -206,6 +206,7 @@ def build_projector(storage: Storage, engine: Engine) -> Projector:
         engine.fold_in,
         engine.item_fold_in,
         storage.changes,
+        is_busy,
     )
 
 
@@ -216,13 +217,13 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         storage = await stack.enter_async_context(open_storage(settings))
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         engine = build_engine(storage, shown=shown)
-        await stack.enter_async_context(build_projector(storage, engine))
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,
         }
         runner = await stack.enter_async_context(TrainingRunner(storage.training_runs, storage.models, environment))
         writer = await stack.enter_async_context(EventWriter(storage.events, settings.writer, storage.metrics))
+        await stack.enter_async_context(build_projector(storage, engine, writer.is_busy))
         draining = asyncio.Event()
         watches = await stack.enter_async_context(
             WatchHub(engine.recommender, storage.states, storage.redis, draining, settings.watch, storage.metrics)

@@ -76,6 +76,10 @@ class EventWriter:
                     batch.cancel()
                 break
 
+    def is_busy(self) -> bool:
+        """Whether events of many are being written."""
+        return any(lane.in_company and lane.writing for lane in self._lanes.values())
+
     async def write(self, tenant_key: TenantKey, events: Sequence[Event], *, patiently: bool = False) -> list[Outcome]:
         """Write events as `EventRepository.write` does, together with what others want to have written.
 

@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
 _BATCH = 50
 # Seconds of rest for each second of work.
-_REST = 3.0
+_REST_WHILE_BUSY = 9.0
 _STOP_S = 5.0
 _REPAIR_EVERY_S = 1.0
 # Longer than any announcement may lag behind its commit.
@@ -46,7 +46,9 @@ class Projector:
         fold_in: FoldIn,
         item_fold_in: ItemFoldIn,
         announcer: VersionAnnouncer,
+        is_busy: Callable[[], bool],
     ) -> None:
+        """is_busy: whether this process has much to do for its callers just now."""
         self._states = states
         self._counters = counters
         self._tenants = tenants
@@ -54,6 +56,7 @@ class Projector:
         self._fold_in = fold_in
         self._item_fold_in = item_fold_in
         self._announcer = announcer
+        self._is_busy = is_busy
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -96,13 +99,26 @@ class Projector:
             await self._fold_in.refresh(tenant_key, profile.model, users, by="projector")
         return sum(len(users) for users in outdated.values())
 
+    async def _considerately(self, work: Callable[[], Awaitable[int]], rest: float) -> int:
+        """A batch of work, and then a rest in proportion, so that a switch of models does not slow calls down.
+
+        While many events come in the rest is longer: whoever asks for the list of somebody dirty folds them in at once,
+        and the longer a user waits here, the more of their events are folded in together.
+        """
+        start = time.monotonic()
+        done = await work()
+        rest = max(rest, _REST_WHILE_BUSY if self._is_busy() else 0.0)
+        if done and rest:
+            await asyncio.sleep(rest * (time.monotonic() - start))
+        return done
+
     async def _fold(self) -> None:
         while not self._stopping:
             try:
-                folded = await _unhurried(self.fold_once)
+                folded = await self._considerately(self.fold_once, 0.0)
                 if folded < _BATCH:
                     # What events changed comes first.
-                    folded += await _unhurried(self.renew_once)
+                    folded += await self._considerately(self.renew_once, 1.0)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 folded = 0
@@ -112,7 +128,7 @@ class Projector:
     async def _count(self) -> None:
         while not self._stopping:
             try:
-                await _unhurried(self._counters.count_once)
+                await self._considerately(self._counters.count_once, 0.0)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
             # Not at once again: what gathers meanwhile is added up together.
@@ -122,7 +138,7 @@ class Projector:
         """Give items that training has not seen their vectors."""
         while not self._stopping:
             try:
-                derived = await _unhurried(self._item_fold_in.refresh_once)
+                derived = await self._considerately(self._item_fold_in.refresh_once, 1.0)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 derived = 0
@@ -139,16 +155,3 @@ class Projector:
                     await self._announcer.tenant_changed(tenant_key, version)
             except DomainError as error:
                 _log.warning("projector.repair_failed", error=error.reason)
-
-
-async def _unhurried(work: Callable[[], Awaitable[int]]) -> int:
-    """A batch of work, and then a rest in proportion: neither many events nor a switch of models may slow calls down.
-
-    Whoever asks for the list of somebody dirty folds them in at once, and the longer a user waits here, the more of
-    their events are folded in together.
-    """
-    start = time.monotonic()
-    done = await work()
-    if done:
-        await asyncio.sleep(_REST * (time.monotonic() - start))
-    return done
