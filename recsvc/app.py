@@ -18,6 +18,7 @@ from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.paging import PageTokens
 from recsvc.embedded import embedded_servers
+from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_fold_in import ItemFoldIn
@@ -56,6 +57,7 @@ from recsvc.storage.models import ModelRepository
 from recsvc.storage.shown import ShownRepository
 from recsvc.storage.similar_items import SimilarItemRepository
 from recsvc.storage.similar_users import SimilarUserRepository
+from recsvc.storage.snapshots import SnapshotRepository
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.training_runs import TrainingRunRepository
 from recsvc.storage.user_states import UserStateRepository
@@ -94,6 +96,7 @@ class Storage:
     training_runs: TrainingRunRepository
     states: UserStateRepository
     candidates: CandidateRepository
+    snapshots: SnapshotRepository
     similar_items: SimilarItemRepository
     similar_users: SimilarUserRepository
     shown: ShownRepository
@@ -106,6 +109,7 @@ class Engine:
     profiles: TenantProfiles
     fold_in: FoldIn
     item_fold_in: ItemFoldIn
+    finder: CandidateFinder
     recommender: Recommender
     similar_items: SimilarItemFinder
     similar_users: SimilarUserFinder
@@ -167,6 +171,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             training_runs=TrainingRunRepository(database),
             states=UserStateRepository(database),
             candidates=CandidateRepository(database),
+            snapshots=SnapshotRepository(database),
             similar_items=SimilarItemRepository(database),
             similar_users=SimilarUserRepository(database),
             shown=ShownRepository(database),
@@ -179,7 +184,9 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     cache = ListCache(storage.redis) if cached else None
     profiles = TenantProfiles(storage.tenants, cache)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
+    finder = CandidateFinder(storage.candidates, storage.snapshots, settings.engine)
     recommender = Recommender(
+        finder,
         storage.candidates,
         storage.items,
         profiles,
@@ -193,7 +200,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles)
     similar_users = SimilarUserFinder(storage.similar_users, profiles, fold_in)
     item_fold_in = ItemFoldIn(storage.content, storage.changes)
-    return Engine(profiles, fold_in, item_fold_in, recommender, similar_items, similar_users)
+    return Engine(profiles, fold_in, item_fold_in, finder, recommender, similar_items, similar_users)
 
 
 def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool] = lambda: False) -> Projector:
@@ -217,6 +224,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         storage = await stack.enter_async_context(open_storage(settings))
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         engine = build_engine(storage, shown=shown)
+        await stack.enter_async_context(engine.finder)
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,

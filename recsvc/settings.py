@@ -92,6 +92,9 @@ class EngineSettings(BaseModel):
     neighbor_history_items: int = Field(1000, ge=1, description="Items of the history whose neighbours are looked up.")
     neighbors_per_item: int = Field(300, ge=1, description="Neighbours of each of them that are looked at, best first.")
     candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
+    snapshot_mib: int = Field(
+        128, ge=0, description="Memory for catalogues and models that lists are made from without a search; MiB."
+    )
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
     )

@@ -28,6 +28,7 @@ from recsvc.domain.recommendations import (
 )
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.domain.users import UserKind
+from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.explain import reasons
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_details import with_details
@@ -68,6 +69,7 @@ class Recommender:
 
     def __init__(
         self,
+        finder: CandidateFinder,
         candidates: CandidateRepository,
         items: ItemRepository,
         profiles: TenantProfiles,
@@ -79,6 +81,7 @@ class Recommender:
         cache_settings: CacheSettings,
     ) -> None:
         """cache, shown: None leaves them out (evaluation)."""
+        self._finder = finder
         self._candidates = candidates
         self._items = items
         self._profiles = profiles
@@ -131,7 +134,7 @@ class Recommender:
             explain=query.explain,
         )
         question = replace(
-            self._question(as_query, profile),
+            self.question(as_query, profile),
             limits={},
             given=query.item_ids,
             score_neighbors=True,
@@ -148,7 +151,7 @@ class Recommender:
         An item that is in that list has the very score that it has there. Raises UserNotFound and ItemNotFound.
         """
         profile = await self._profiles.get_current(tenant_key)
-        question = replace(self._question(query, profile), given=(item_id,))
+        question = replace(self.question(query, profile), given=(item_id,))
         candidates, profile = await self._fresh(profile, question, query)
         if candidates.subject.user_key is None:
             raise UserNotFound(str(query.user_id))
@@ -161,23 +164,24 @@ class Recommender:
     async def _fresh_candidates(
         self, profile: TenantProfile, query: RecommendQuery
     ) -> tuple[Candidates, TenantProfile]:
-        return await self._fresh(profile, self._question(query, profile), query)
+        return await self._fresh(profile, self.question(query, profile), query)
 
     async def _fresh(
         self, profile: TenantProfile, question: CandidateQuestion, query: RecommendQuery
     ) -> tuple[Candidates, TenantProfile]:
         """Candidates found with the user's present state: a state that lags is folded in first."""
         now = query.time or datetime.now(UTC)
-        candidates = await self._candidates.find(profile.tenant_key, profile.model, question, now)
+        candidates = await self._finder.find(profile, question, now)
         subject = candidates.subject
         serving = profile.model.model_key if profile.model else None
         lags = subject.folded_version < subject.version or subject.model_key != serving
         if subject.user_key is not None and subject.version and lags:
             await self._fold_in.refresh(profile.tenant_key, profile.model, [subject.user_key], by="reader")
-            candidates = await self._candidates.find(profile.tenant_key, profile.model, question, now)
+            candidates = await self._finder.find(profile, question, now)
         return candidates, profile
 
-    def _question(self, query: RecommendQuery, profile: TenantProfile) -> CandidateQuestion:
+    def question(self, query: RecommendQuery, profile: TenantProfile) -> CandidateQuestion:
+        """What candidates a query wants, for a tenant as it is."""
         strategy = query.strategy
         deep = max(self._settings.candidates, 2 * query.count)
         fill = query.count + _SLACK
@@ -282,7 +286,7 @@ class Recommender:
             profile.model,
             candidates.subject.user_key,
             keys,
-            self._question(query, profile),
+            self.question(query, profile),
         )
         return {at: found.get(candidates.item_keys[at], ()) for at in positions}
 

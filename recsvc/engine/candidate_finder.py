@@ -1,0 +1,165 @@
+"""Finds candidates where that is cheapest: in a snapshot of the tenant if there is a current one, else in PostgreSQL.
+
+A snapshot is current while its version is that of the tenant, which every change of a catalogue or model raises; its
+counters are those of a moment ago. What a snapshot cannot answer, and whatever comes while it is read, goes to
+PostgreSQL, so that it is only ever about speed. The states of users are never kept: those of all who ask at once are
+read in one statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Self
+
+import structlog
+
+from recsvc.domain.errors import DomainError
+from recsvc.domain.ids import TenantKey
+from recsvc.domain.tenancy import ServingModel, TenantProfile
+from recsvc.domain.users import UserKind
+from recsvc.engine.gathering import Gathering
+from recsvc.engine.snapshot_candidates import find_candidates, is_answerable
+from recsvc.settings import EngineSettings
+from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
+from recsvc.storage.snapshots import Counters, ServingSnapshot, SnapshotRepository, SubjectState
+
+_log = structlog.get_logger(__name__)
+# Reading a snapshot costs as much as many lists do: while a catalogue changes all the time it is done at most so often,
+# and so many times as long as it took it rests.
+_READ_EVERY_S = 1.0
+_REST = 10.0
+_TOO_LARGE_S = 60.0
+_COUNTERS_LIFE_S = 0.5
+_STOP_S = 5.0
+_SUBJECTS_AT_ONCE = 64
+# Above so many numbers to look at, a list takes longer than the event loop may stand still.
+_IN_THREAD = 500_000
+_TRANSITIONS = 100
+_BYTES_PER_NEIGHBOR, _BYTES_PER_ITEM = 8, 500
+
+
+@dataclass(slots=True)
+class _Held:
+    """A snapshot and what belongs to it."""
+
+    model: ServingModel
+    version: int
+    snapshot: ServingSnapshot
+    counters: Counters
+    counted: float
+    size: int
+    subjects: Gathering[tuple[UserKind, str], tuple[int, SubjectState | None]]
+
+
+class CandidateFinder:
+    """Answers candidate questions; holds snapshots of the tenants that were asked about last."""
+
+    def __init__(
+        self, candidates: CandidateRepository, snapshots: SnapshotRepository, settings: EngineSettings
+    ) -> None:
+        self._candidates = candidates
+        self._snapshots = snapshots
+        self._settings = settings
+        self._held: OrderedDict[TenantKey, _Held] = OrderedDict()
+        self._not_before: dict[TenantKey, float] = {}
+        self._reading: dict[TenantKey, asyncio.Task[None]] = {}
+        self._counting: dict[TenantKey, asyncio.Task[None]] = {}
+
+    async def find(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
+        """Candidates of all asked sources, in the order of their item ids."""
+        held = self.current(profile) if is_answerable(question) else None
+        if held is not None and question.user_id is not None:
+            version, state = await held.subjects.answer((question.kind, question.user_id))
+            # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
+            if version <= held.version and state is not None and state.history_size:
+                return await self._found(held, state, question, now)
+        return await self._candidates.find(profile.tenant_key, profile.model, question, now)
+
+    async def _found(self, held: _Held, state: SubjectState, question: CandidateQuestion, now: datetime) -> Candidates:
+        arguments = (held.snapshot, held.counters, held.model, state, question, now)
+        if held.snapshot.vectors.size > _IN_THREAD:
+            return await asyncio.to_thread(find_candidates, *arguments)
+        return find_candidates(*arguments)
+
+    def current(self, profile: TenantProfile) -> _Held | None:
+        """The snapshot of this very version; else None, and one begins to be read, unless that was done just now."""
+        if profile.model is None:
+            return None
+        held = self._held.get(profile.tenant_key)
+        if held is not None and held.version >= profile.version and held.model.model_key == profile.model.model_key:
+            self._held.move_to_end(profile.tenant_key)
+            if time.monotonic() - held.counted > _COUNTERS_LIFE_S:
+                self._begin(self._counting, profile.tenant_key, partial(self._count, profile.tenant_key, held))
+            return held
+        if time.monotonic() >= self._not_before.get(profile.tenant_key, 0.0):
+            self._begin(self._reading, profile.tenant_key, partial(self._renew, profile, profile.model))
+        return None
+
+    async def __aenter__(self) -> Self:
+        """Nothing is read before it is asked for."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop reading."""
+        tasks = [*self._reading.values(), *self._counting.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_S)
+
+    @staticmethod
+    def _begin(
+        running: dict[TenantKey, asyncio.Task[None]], tenant_key: TenantKey, work: Callable[[], Awaitable[None]]
+    ) -> None:
+        """One piece of work of a kind at a time for a tenant."""
+        if tenant_key in running:
+            return
+
+        async def run() -> None:
+            try:
+                await work()
+            except DomainError as error:
+                _log.warning("snapshot.failed", tenant_key=tenant_key, error=error.reason)
+            except Exception:
+                # Lists do not depend on it.
+                _log.exception("snapshot.failed", tenant_key=tenant_key)
+            finally:
+                del running[tenant_key]
+
+        running[tenant_key] = asyncio.create_task(run())
+
+    async def _renew(self, profile: TenantProfile, model: ServingModel) -> None:
+        tenant_key, start = profile.tenant_key, time.monotonic()
+        self._not_before[tenant_key] = start + _READ_EVERY_S
+        per_item = 4 * model.dimension + _BYTES_PER_NEIGHBOR * (self._settings.neighbors_per_item + _TRANSITIONS)
+        limit = self._settings.snapshot_mib * 2**20 // (per_item + _BYTES_PER_ITEM)
+        items = await self._snapshots.size(tenant_key, limit + 1)
+        if items > limit:
+            self._held.pop(tenant_key, None)
+            self._not_before[tenant_key] = start + _TOO_LARGE_S
+            return
+        snapshot = await self._snapshots.read(tenant_key, model, self._settings.neighbors_per_item)
+        counted = time.monotonic()
+        counters = await self._snapshots.counters(tenant_key, snapshot)
+
+        async def states(asked: Sequence[tuple[UserKind, str]]) -> Sequence[tuple[int, SubjectState | None]]:
+            return await self._snapshots.subject_states(tenant_key, model, asked, self._settings.neighbor_history_items)
+
+        self._held[tenant_key] = _Held(
+            model, profile.version, snapshot, counters, counted, items, Gathering(states, _SUBJECTS_AT_ONCE)
+        )
+        self._held.move_to_end(tenant_key)
+        while sum(held.size for held in self._held.values()) > limit:
+            self._held.popitem(last=False)
+        self._not_before[tenant_key] = start + max(_READ_EVERY_S, _REST * (time.monotonic() - start))
+
+    async def _count(self, tenant_key: TenantKey, held: _Held) -> None:
+        counted = time.monotonic()
+        held.counters = await self._snapshots.counters(tenant_key, held.snapshot)
+        held.counted = counted

@@ -1,0 +1,60 @@
+"""Asks once for what many want to know: while one question is under way, those of others gather for the next.
+
+An answer is never older than the request for it: whoever comes while a question is under way waits for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Answer = TypeVar("_Answer")
+
+
+class Gathering(Generic[_Key, _Answer]):
+    """One kind of question."""
+
+    def __init__(self, ask: Callable[[Sequence[_Key]], Awaitable[Sequence[_Answer]]], at_most: int) -> None:
+        """ask: answers keys in their order; what it raises, all who asked get. at_most: keys of one question."""
+        self._ask = ask
+        self._at_most = at_most
+        self._waiting: deque[tuple[_Key, asyncio.Future[_Answer]]] = deque()
+        self._asking: asyncio.Task[None] | None = None
+
+    async def answer(self, key: _Key) -> _Answer:
+        """The answer to one key, as of now or later."""
+        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, future))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        try:
+            # Whoever comes in the same turn of the loop is part of it.
+            await asyncio.sleep(0)
+            while self._waiting:
+                await self._once([self._waiting.popleft() for _ in range(min(self._at_most, len(self._waiting)))])
+        finally:
+            self._asking = None
+
+    async def _once(self, asked: Sequence[tuple[_Key, asyncio.Future[_Answer]]]) -> None:
+        # Whose call has ended wants nothing any more.
+        asked = [(key, future) for key, future in asked if not future.done()]
+        if not asked:
+            return
+        try:
+            answers = await self._ask([key for key, _ in asked])
+        except BaseException as error:
+            for _, future in asked:
+                if not future.done():
+                    future.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError())
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (_, future), answer in zip(asked, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)

@@ -1,0 +1,242 @@
+"""A tenant's catalogue and model as arrays: what the candidate statement joins, read once for many lists.
+
+A snapshot is that of one version of the tenant, which changes with whatever is in it but the counters of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from psycopg import AsyncServerCursor
+from psycopg.rows import DictRow
+from scipy import sparse
+
+from recsvc.domain.arrays import Codes, Float32, Float64, Mask
+from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey, UserKey
+from recsvc.domain.tenancy import ServingModel
+from recsvc.domain.users import UserKind
+from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.statements import load
+
+_SQL = load("snapshots")
+_TIMEOUT_S = 60.0
+# So few rows at a time that turning them into arrays holds nobody up.
+_VECTOR_ROWS, _ARRAY_ROWS = 500, 50
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Of all items of a snapshot, (n,); NaN where nothing positive has happened. The decayed ones are log2."""
+
+    event_counts: Float64
+    popularity: Float64
+    trends: Mapping[str, Float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSnapshot:
+    """Items in the order of their ids, n of them.
+
+    publish_s, expire_s, newness: seconds since 1970, (n,). vectors: (n, dimension), zero where has_vector is not set.
+    neighbors, transitions: (n, n), row j has what item j says for others; entries are there even where they are 0.
+    """
+
+    item_keys: Sequence[ItemKey]
+    item_ids: Sequence[ItemId]
+    position_of: Mapping[ItemKey, int]
+    position_of_id: Mapping[ItemId, int]
+    is_open: Mask
+    publish_s: Float64
+    expire_s: Float64
+    expire_times: Sequence[datetime | None]
+    newness: Float64
+    is_derived: Mask
+    has_vector: Mask
+    vectors: Float32
+    neighbors: sparse.csr_matrix[np.float32]
+    transitions: sparse.csr_matrix[np.float32]
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectState:
+    """A folded state as `subject` of the candidate statement has it; vector is None when it is of another model."""
+
+    user_key: UserKey
+    version: int
+    folded_version: int
+    model_key: ModelKey | None
+    history_size: int
+    item_keys: Sequence[ItemKey]
+    weights: Float64
+    ages: Float64
+    seen_keys: Sequence[ItemKey]
+    vector: Float32 | None
+
+
+class SnapshotRepository:
+    """Reads snapshots, the counters that belong to them, and the states of many users at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def size(self, tenant_key: TenantKey, limit: int) -> int:
+        """How many items the tenant has; no more than `limit`."""
+        row = await self._database.fetch_one(tenant_key, _SQL["catalogue_size"], {"tenant": tenant_key, "limit": limit})
+        return int(row["items"]) if row else 0
+
+    async def read(self, tenant_key: TenantKey, model: ServingModel, neighbors_per_item: int) -> ServingSnapshot:
+        """The whole, as of one moment."""
+        params = {
+            "tenant": tenant_key,
+            "model": model.model_key,
+            "shard": model.shard,
+            "neighbors_per_item": neighbors_per_item,
+        }
+        async with self._database.tenant_transaction(tenant_key, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
+            cursor = await execute(connection, _SQL["catalogue"], params)
+            row = await cursor.fetchone()
+            item_keys = [ItemKey(key) for key in row["item_keys"] or ()]
+            item_ids = [ItemId(item_id) for item_id in row["item_ids"] or ()]
+            position_of = {key: position for position, key in enumerate(item_keys)}
+            has_vector = np.zeros(len(item_keys), dtype=np.bool_)
+            vectors = np.zeros((len(item_keys), model.dimension), dtype=np.float32)
+            async with _streamed(connection, "vectors", params) as rows:
+                while chunk := await rows.fetchmany(_VECTOR_ROWS):
+                    for item in chunk:
+                        position = position_of.get(item["item_key"])
+                        if position is not None:
+                            vectors[position] = item["vector"].to_numpy()
+                            has_vector[position] = True
+            neighbors = await _matrix(connection, "neighbors", params, position_of)
+            transitions = await _matrix(connection, "transitions", params, position_of)
+        expire_times = list(row["expire_times"] or ())
+        return ServingSnapshot(
+            item_keys=item_keys,
+            item_ids=item_ids,
+            position_of=position_of,
+            position_of_id={item_id: position for position, item_id in enumerate(item_ids)},
+            is_open=np.array(row["is_open"] or (), dtype=np.bool_),
+            publish_s=_floats(row["publish_s"], missing=-np.inf),
+            expire_s=np.array([np.inf if time is None else time.timestamp() for time in expire_times]),
+            expire_times=expire_times,
+            newness=_floats(row["newness"]),
+            is_derived=np.array(row["is_derived"] or (), dtype=np.bool_),
+            has_vector=has_vector,
+            vectors=vectors,
+            neighbors=neighbors,
+            transitions=transitions,
+        )
+
+    async def counters(self, tenant_key: TenantKey, snapshot: ServingSnapshot) -> Counters:
+        """What the counters of the snapshot's items are now."""
+        row = await self._database.fetch_one(tenant_key, _SQL["counters"], {"tenant": tenant_key})
+        assert row is not None  # noqa: S101  (an aggregate is always a row)
+        known = [
+            (at, snapshot.position_of[key])
+            for at, key in enumerate(row["item_keys"] or ())
+            if key in snapshot.position_of
+        ]
+        source = np.array([at for at, _ in known], dtype=np.int64)
+        target = np.array([position for _, position in known], dtype=np.int64)
+
+        def column(name: str, missing: float = np.nan) -> Float64:
+            values = np.full(len(snapshot), missing)
+            values[target] = _floats(row[name])[source]
+            return values
+
+        return Counters(
+            event_counts=column("event_counts", 0.0),
+            popularity=column("popularity"),
+            trends={name: column(name) for name in ("trend_day", "trend_week")},
+        )
+
+    async def subject_states(
+        self, tenant_key: TenantKey, model: ServingModel, subjects: Sequence[tuple[UserKind, str]], history_items: int
+    ) -> list[tuple[int, SubjectState | None]]:
+        """The states of users and sessions, in the order asked, each with the version of the tenant at that moment.
+
+        None for whom nobody knows. history_items: so many items of each history, newest first.
+        """
+        rows = await self._database.fetch_all(
+            tenant_key,
+            _SQL["subject_states"],
+            {
+                "tenant": tenant_key,
+                "model": model.model_key,
+                "kinds": [kind.value for kind, _ in subjects],
+                "user_ids": [user_id for _, user_id in subjects],
+                "history": history_items,
+            },
+        )
+        return [(row["tenant_version"], _subject_state(row)) for row in rows]
+
+
+@asynccontextmanager
+async def _streamed(
+    connection: Connection, name: str, params: Mapping[str, object]
+) -> AsyncIterator[AsyncServerCursor[DictRow]]:
+    async with connection.cursor(f"snapshot_{name}") as cursor:
+        await cursor.execute(_SQL[name].encode(), params, binary=True)
+        yield cursor
+
+
+async def _matrix(
+    connection: Connection, name: str, params: Mapping[str, object], position_of: Mapping[ItemKey, int]
+) -> sparse.csr_matrix[np.float32]:
+    """(n, n): what each item says for others, from rows of keys and weights."""
+    n = len(position_of)
+    rows: list[Codes] = [np.empty(0, dtype=np.int32)]
+    columns: list[Codes] = [np.empty(0, dtype=np.int32)]
+    weights: list[Float32] = [np.empty(0, dtype=np.float32)]
+    keys = np.fromiter(position_of, dtype=np.int64, count=n)
+    by_key = np.argsort(keys)
+    ascending = keys[by_key]
+    async with _streamed(connection, name, params) as found:
+        while chunk := await found.fetchmany(_ARRAY_ROWS):
+            for row in chunk:
+                at = position_of.get(row["item_key"])
+                if at is None:
+                    continue
+                wanted = np.array(row["keys"], dtype=np.int64)
+                places = np.minimum(np.searchsorted(ascending, wanted), n - 1)
+                known = ascending[places] == wanted
+                columns.append(by_key[places[known]].astype(np.int32))
+                weights.append(np.array(row["weights"], dtype=np.float32)[known])
+                rows.append(np.full(len(columns[-1]), at, dtype=np.int32))
+    entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
+    return sparse.csr_matrix(entries, shape=(n, n), dtype=np.float32)
+
+
+def _floats(values: Sequence[float | None] | None, missing: float = np.nan) -> Float64:
+    found = np.array(values or (), dtype=np.float64)
+    return np.where(np.isnan(found), missing, found)
+
+
+def _subject_state(row: DictRow) -> SubjectState | None:
+    if row["user_key"] is None:
+        return None
+    item_keys = row["item_keys"] or ()
+    # Of a time before ages were kept there are fewer of them, and the position stands in.
+    ages = _floats(row["ages"])[: len(item_keys)]
+    positions = np.arange(1.0, len(item_keys) + 1)
+    positions[: len(ages)] = np.where(np.isnan(ages), positions[: len(ages)], ages)
+    return SubjectState(
+        user_key=UserKey(row["user_key"]),
+        version=row["version"] or 0,
+        folded_version=row["folded_version"] or 0,
+        model_key=ModelKey(row["model_key"]) if row["model_key"] is not None else None,
+        history_size=row["history_size"],
+        item_keys=item_keys,
+        weights=_floats(row["weights"])[: len(item_keys)],
+        ages=positions,
+        seen_keys=row["seen_keys"] or (),
+        vector=row["vector"].to_numpy() if row["vector"] is not None else None,
+    )

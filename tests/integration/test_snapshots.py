@@ -1,0 +1,127 @@
+"""Candidates out of a snapshot are those that PostgreSQL finds, and are not used once anything has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from recsvc.app import Engine, Storage, build_engine
+from recsvc.domain.ids import ItemId, UserId
+from recsvc.domain.recommendations import Diversity, RecommendQuery, Strategy
+from recsvc.domain.tenancy import TenantProfile
+from recsvc.engine.candidate_finder import CandidateFinder
+from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
+from recsvc.settings import EngineSettings
+from recsvc.storage.candidates import Candidates
+from tests.api import Api
+from tests.cinema import open_cinema
+from tests.cinema import train as train_cinema
+
+_NOW = datetime.now(UTC)
+_QUERIES = [
+    RecommendQuery(),
+    RecommendQuery(count=50),
+    RecommendQuery(strategy=Strategy.COLLABORATIVE),
+    RecommendQuery(strategy=Strategy.NEIGHBORS, count=3),
+    RecommendQuery(strategy=Strategy.SESSION),
+    RecommendQuery(include_seen=True),
+    RecommendQuery(exclude_item_ids=(ItemId("Drama-1"), ItemId("Horror-3"), ItemId("nothing"))),
+    RecommendQuery(diversity=Diversity(trade_off=0.5)),
+    RecommendQuery(novelty=0.7, exploration=0.2),
+]
+
+
+@pytest.fixture
+async def cinema(api: Api) -> Api:
+    """A trained cinema of the test's own, in which some films may not be shown."""
+    await open_cinema(api)
+    await train_cinema(api)
+    gone, future = _NOW - timedelta(days=1), _NOW + timedelta(days=1)
+    for fields in (
+        {"item_id": "Drama-2", "available": False},
+        {"item_id": "Drama-4", "hidden": True},
+        {"item_id": "Horror-5", "expire_time": gone},
+        {"item_id": "Horror-6", "publish_time": future},
+        {"item_id": "Comedy-1", "expire_time": future},
+    ):
+        request = catalog_pb.UpdateItemRequest(item=fields)
+        request.update_mask.paths.append(next(name for name in fields if name != "item_id"))
+        await api.catalog.UpdateItem(request)
+    return api
+
+
+async def _profile(engine: Engine, tenant: int) -> TenantProfile:
+    return await engine.profiles.get_current(tenant)  # type: ignore[arg-type]
+
+
+async def _until_held(engine: Engine, profile: TenantProfile) -> None:
+    """Ask until a snapshot answers."""
+    async with asyncio.timeout(20):
+        while engine.finder.current(profile) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def _assert_alike(found: Candidates, expected: Candidates) -> None:
+    assert found.item_ids == expected.item_ids
+    assert found.item_keys == expected.item_keys
+    assert found.subject == expected.subject
+    assert found.expire_times == expected.expire_times
+    assert np.array_equal(found.is_new, expected.is_new)
+    assert np.array_equal(found.event_counts, expected.event_counts)
+    for name, component in expected.components.items():
+        np.testing.assert_allclose(found.components[name], component, rtol=1e-5, atol=1e-6, err_msg=name)
+    if expected.vectors is not None:
+        assert found.vectors is not None
+        np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
+@pytest.mark.parametrize("query", _QUERIES, ids=str)
+async def test_a_snapshot_gives_what_postgresql_finds(
+    storage: Storage, cinema: Api, tenant: int, query: RecommendQuery
+) -> None:
+    engine = build_engine(storage)
+    profile = await _profile(engine, tenant)
+    await _until_held(engine, profile)
+    for number in range(0, 40, 7):
+        asked = replace(query, user_id=UserId(f"u{number}"), max_staleness=timedelta(0))
+        await engine.recommender.find(profile.tenant_key, asked)  # folds the user in
+        question = engine.recommender.question(asked, profile)
+        found = await engine.finder.find(profile, question, _NOW)
+        expected = await storage.candidates.find(profile.tenant_key, profile.model, question, _NOW)
+        assert engine.finder.current(profile) is not None
+        assert len(expected) > 0
+        _assert_alike(found, expected)
+
+
+async def test_what_changed_is_seen_even_by_who_does_not_know_of_the_change(
+    storage: Storage, cinema: Api, tenant: int
+) -> None:
+    engine = build_engine(storage)
+    before = await _profile(engine, tenant)
+    await _until_held(engine, before)
+    asked = RecommendQuery(user_id=UserId("u1"), max_staleness=timedelta(0))
+    top = (await engine.recommender.find(before.tenant_key, asked)).items[0].item_id
+    request = catalog_pb.UpdateItemRequest(item={"item_id": top, "available": False})
+    request.update_mask.paths.append("available")
+    await cinema.catalog.UpdateItem(request)
+    found = await engine.finder.find(before, engine.recommender.question(asked, before), _NOW)
+    assert top not in found.item_ids
+
+
+async def test_a_catalogue_that_memory_has_no_room_for_is_searched_in_postgresql(
+    storage: Storage, cinema: Api, tenant: int
+) -> None:
+    engine = build_engine(storage)
+    finder = CandidateFinder(storage.candidates, storage.snapshots, EngineSettings(snapshot_mib=0))
+    profile = await _profile(engine, tenant)
+    question = engine.recommender.question(RecommendQuery(user_id=UserId("u1")), profile)
+    async with finder:
+        for _ in range(5):
+            found = await finder.find(profile, question, _NOW)
+            await asyncio.sleep(0.05)
+        assert finder.current(profile) is None
+    assert len(found) > 0
