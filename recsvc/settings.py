@@ -60,7 +60,7 @@ class ServerSettings(BaseModel):
         10.0, gt=0, description="Deadline of a unary call that brings none, and of each element of a bulk stream."
     )
     bulk_in_flight: int = Field(
-        8, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
+        64, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
     )
     stream_messages_in_flight: int = Field(
         24, ge=1, le=1000, description="Messages of one StreamEvents stream that are read and not yet acknowledged."
@@ -92,6 +92,9 @@ class EngineSettings(BaseModel):
     neighbor_history_items: int = Field(1000, ge=1, description="Items of the history whose neighbours are looked up.")
     neighbors_per_item: int = Field(300, ge=1, description="Neighbours of each of them that are looked at, best first.")
     candidates: int = Field(200, ge=10, description="Candidates that each source gives at least.")
+    searches_in_flight: int = Field(
+        8, ge=1, description="Searches for candidates in PostgreSQL that are under way at once; the rest wait."
+    )
     snapshot_mib: int = Field(
         128, ge=0, description="Memory for catalogues and models that lists are made from without a search; MiB."
     )

@@ -66,6 +66,7 @@ class CandidateFinder:
         self._candidates = candidates
         self._snapshots = snapshots
         self._settings = settings
+        self._searches = asyncio.Semaphore(settings.searches_in_flight)
         self._held: OrderedDict[TenantKey, _Held] = OrderedDict()
         self._not_before: dict[TenantKey, float] = {}
         self._reading: dict[TenantKey, asyncio.Task[None]] = {}
@@ -79,7 +80,9 @@ class CandidateFinder:
             # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
             if version <= held.version and state is not None and state.history_size:
                 return await self._found(held, state, question, now)
-        return await self._candidates.find(profile.tenant_key, profile.model, question, now)
+        # Whatever is searched for, some connections stay free for what is quick.
+        async with self._searches:
+            return await self._candidates.find(profile.tenant_key, profile.model, question, now)
 
     async def _found(self, held: _Held, state: SubjectState, question: CandidateQuestion, now: datetime) -> Candidates:
         arguments = (held.snapshot, held.counters, held.model, state, question, now)

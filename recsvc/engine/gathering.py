@@ -10,6 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
+# After a question of so many keys, more are to be expected soon.
+_COMPANY = 4
+_GATHER_S = 0.002
+
 _Key = TypeVar("_Key", bound=Hashable)
 _Answer = TypeVar("_Answer")
 
@@ -37,7 +41,11 @@ class Gathering(Generic[_Key, _Answer]):
             # Whoever comes in the same turn of the loop is part of it.
             await asyncio.sleep(0)
             while self._waiting:
-                await self._once([self._waiting.popleft() for _ in range(min(self._at_most, len(self._waiting)))])
+                count = min(self._at_most, len(self._waiting))
+                await self._once([self._waiting.popleft() for _ in range(count)])
+                if count >= _COMPANY:
+                    # Those who were answered have work to do, and ask again once it is done.
+                    await asyncio.sleep(_GATHER_S)
         finally:
             self._asking = None
 

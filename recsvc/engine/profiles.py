@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsvc.cache.lists import ListCache
 from recsvc.domain.errors import StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import TenantProfile
+from recsvc.engine.gathering import Gathering
 from recsvc.storage.tenants import TenantRepository
 
 _LIFE_S = 1.0
+_ASKED_AT_ONCE = 1000
 
 
 @dataclass(slots=True)
@@ -30,6 +33,7 @@ class TenantProfiles:
         self._entries: dict[TenantKey, _Entry] = {}
         self._failures: dict[TenantKey, float] = {}
         self._locks: dict[TenantKey, asyncio.Lock] = {}
+        self._versions = Gathering(self._announced, _ASKED_AT_ONCE)
 
     async def get(self, tenant_key: TenantKey, at_least: int = 0) -> TenantProfile:
         """The tenant's profile, of version `at_least` or later. Raises TenantNotFound."""
@@ -53,8 +57,13 @@ class TenantProfiles:
 
     async def get_current(self, tenant_key: TenantKey) -> TenantProfile:
         """The profile of the version that caches know of: what was changed before this call is in it."""
-        version = await self._cache.tenant_version(tenant_key) if self._cache is not None else None
+        version = await self._versions.answer(tenant_key) if self._cache is not None else None
         return await self.get(tenant_key, version or 0)
+
+    async def _announced(self, tenant_keys: Sequence[TenantKey]) -> list[int | None]:
+        assert self._cache is not None  # noqa: S101  (else nobody asks)
+        versions = {key: await self._cache.tenant_version(key) for key in set(tenant_keys)}
+        return [versions[key] for key in tenant_keys]
 
     def _recent(self, tenant_key: TenantKey, at_least: int) -> TenantProfile | None:
         entry = self._entries.get(tenant_key)

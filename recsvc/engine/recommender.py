@@ -93,20 +93,22 @@ class Recommender:
         self._cache_settings = cache_settings
 
     async def recommend(
-        self, tenant_key: TenantKey, query: RecommendQuery, *, patiently: bool = False
+        self, tenant_key: TenantKey, query: RecommendQuery, *, in_bulk: bool = False
     ) -> Recommendations:
         """A ranked list for a user, a session, some items, or anybody.
 
-        patiently: wait until the list can be noted as shown, rather than drop that note. Raises StorageUnavailable.
+        in_bulk: one of many that nobody will ask for again soon: past the cache, and waiting until the list can be
+        noted as shown, rather than dropping that note. Raises StorageUnavailable.
         """
-        return await self.tell(tenant_key, query, await self.find(tenant_key, query), patiently=patiently)
+        found = await self.find(tenant_key, query, cached=not in_bulk)
+        return await self.tell(tenant_key, query, found, patiently=in_bulk)
 
-    async def find(self, tenant_key: TenantKey, query: RecommendQuery) -> Recommendations:
+    async def find(self, tenant_key: TenantKey, query: RecommendQuery, *, cached: bool = True) -> Recommendations:
         """The list that `recommend` would give now, without an id: it is not counted as shown."""
         who = _who(query)
         fingerprint = query.fingerprint()
         # What is drawn by chance must not be frozen, and an answer for another moment is not the present one.
-        cacheable = self._cache is not None and not query.exploration and query.time is None
+        cacheable = cached and self._cache is not None and not query.exploration and query.time is None
         found, version = None, 0
         if self._cache is not None and cacheable and query.max_staleness != timedelta(0):
             looked_up = await self._cache.find(tenant_key, who, fingerprint, query.max_staleness)

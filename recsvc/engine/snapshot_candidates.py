@@ -18,6 +18,7 @@ from recsvc.storage.candidates import CandidateQuestion, Candidates, Subject
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SubjectState
 
 _Name = TypeVar("_Name", bound=int | str)
+_Value = TypeVar("_Value")
 _LEARNED = frozenset({"collaborative", "neighbors", "sequence"})
 _SOURCES = _LEARNED | {"popular", "trending", "new"}
 
@@ -85,8 +86,8 @@ def find_candidates(
     silent = np.full(len(chosen), np.nan)
     return Candidates(
         subject=Subject(state.user_key, state.version, state.folded_version, state.model_key, state.history_size),
-        item_keys=[snapshot.item_keys[at] for at in chosen],
-        item_ids=[snapshot.item_ids[at] for at in chosen],
+        item_keys=_picked(snapshot.item_keys, chosen),
+        item_ids=_picked(snapshot.item_ids, chosen),
         components={
             "collaborative": silent if collaborative is None else collaborative[chosen],
             "neighbors": silent if neighbors is None else neighbors[chosen],
@@ -101,10 +102,14 @@ def find_candidates(
         boosts=np.ones(len(chosen)),
         event_counts=counters.event_counts[chosen],
         is_new=snapshot.is_derived[chosen],
-        expire_times=[snapshot.expire_times[at] for at in chosen],
+        expire_times=_picked(snapshot.expire_times, chosen),
         categories=[()] * len(chosen),
         vectors=snapshot.vectors[chosen] if question.want_vectors else None,
     )
+
+
+def _picked(values: Sequence[_Value], positions: Codes) -> list[_Value]:
+    return [values[at] for at in positions.tolist()]
 
 
 def _places(position_of: Mapping[_Name, int], names: Sequence[_Name]) -> Codes:
@@ -151,7 +156,7 @@ def _best(scores: Float64 | None, is_allowed: Mask, k: int) -> Codes:
     """Positions of the k largest scores that are allowed and known, in no order."""
     if scores is None or not k:
         return np.empty(0, dtype=np.int64)
-    allowed = np.flatnonzero(is_allowed & ~np.isnan(scores))
+    allowed = np.flatnonzero(is_allowed & (scores == scores))
     if len(allowed) <= k:
         return allowed
-    return allowed[np.argpartition(-scores[allowed], k - 1)[:k]]
+    return allowed[np.argpartition(scores[allowed], len(allowed) - k)[len(allowed) - k :]]

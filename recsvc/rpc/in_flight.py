@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 _Request = TypeVar("_Request")
@@ -28,22 +28,28 @@ async def answered(
     answers: set[asyncio.Task[_Answer]] = set()
     reading: asyncio.Task[_Request] | None = None
     is_over = False
+    # To wait for any of many tasks costs something for each of them; this costs something for each that ends.
+    ended: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
+
+    def started(work: Coroutine[Any, Any, _Argument]) -> asyncio.Task[_Argument]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended.put_nowait)
+        return task
 
     try:
         while True:
             if reading is None and not is_over and len(answers) < in_flight:
-                reading = asyncio.create_task(_called(anext, iterator))
-            waiting = {*answers, *([reading] if reading else ())}
-            if not waiting:
+                reading = started(_called(anext, iterator))
+            if not answers and reading is None:
                 return
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if reading is not None and reading.done():
+            task = await ended.get()
+            if task is reading:
                 finished, reading = reading, None
                 try:
-                    answers.add(asyncio.create_task(_called(answer, finished.result())))
+                    answers.add(started(_called(answer, finished.result())))
                 except StopAsyncIteration:
                     is_over = True
-            for task in [task for task in answers if task.done()]:
+            else:
                 answers.discard(task)
                 yield task.result()
     finally:

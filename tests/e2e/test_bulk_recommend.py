@@ -126,15 +126,19 @@ async def test_no_more_is_read_than_is_in_flight(
         return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(service.engine.recommender, "recommend", held)
-    answering = asyncio.create_task(_answers(standing_cinema, *map(_element, _USERS)))
     in_flight = service.storage.settings.server.bulk_in_flight
+    elements = [
+        pb.BulkRecommendRequest(key=str(number), request=pb.RecommendRequest(user_id=_USERS[number % 40]))
+        for number in range(2 * in_flight)
+    ]
+    answering = asyncio.create_task(_answers(standing_cinema, *elements))
     async with asyncio.timeout(10):
         while len(started) < in_flight:  # noqa: ASYNC110  (what is waited for is in the service)
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     assert len(started) == in_flight
     gate.set()
-    assert len(await answering) == len(_USERS)
+    assert len(await answering) == len(elements)
 
 
 async def test_a_caller_that_takes_no_answers_is_sent_no_more(

@@ -170,7 +170,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._validator.check(element)
         async with asyncio.timeout(self._settings.default_deadline_s):
             query = convert.recommend_query(element.request, await self._profiles.get(tenant_key))
-            found = await self._recommender.recommend(tenant_key, query, patiently=True)
+            found = await self._recommender.recommend(tenant_key, query, in_bulk=True)
         return convert.recommend_response(found, query.item_fields)
 
     async def _recommend(self, request: pb.RecommendRequest, profile: TenantProfile) -> pb.RecommendResponse:
