@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.events import one_stream, plain_events, single_calls, some_events
+from bench.freshness import measure as measure_freshness
 from bench.imports import measure, raw_copy
 from bench.load import LoadResult, load
 from bench.training import measure as measure_training
@@ -109,6 +110,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
                 floor = await load(
                     floor_target, "/bench.Echo/Call", cached, callers=_WRITERS, calls=calls, metadata=metadata
                 )
+            freshness = await measure_freshness(target, key, server.pid, user_ids, item_ids)
             single = await single_calls(
                 target, some_events(user_ids, item_ids, 2 * calls), callers=_WRITERS, metadata=metadata
             )
@@ -126,6 +128,8 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
                 figures |= {f"{label}: calls/s": result.calls_per_s, f"{label}: p50 ms": result.p50_ms}
                 figures |= {f"{label}: p99 ms": result.p99_ms, f"{label}: ratio": ratio}
         console.print(table)
+        console.print(freshness.table())
+        figures |= freshness.figures()
         console.print(f"peak memory of the server: {peak:.0f} MiB (target 250)\n")
         figures["server peak MiB"] = peak
 
