@@ -6,10 +6,9 @@ Redis delivers at most once. Whoever listens is therefore told of gaps too: afte
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import structlog
@@ -18,27 +17,36 @@ from redis.exceptions import RedisError
 from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import changes_channel, user_key_in
 from recsvc.domain.ids import TenantKey, UserKey
+from recsvc.resilience.backoff import Backoff
 
 _log = structlog.get_logger(__name__)
 _BASE_CHANNEL = "recsvc:feed"
 _SUBSCRIBE_S = 1.0
 _READ_S = 5.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
 
 OnChange = Callable[[TenantKey, Sequence[UserKey], bool], None]
 """Told the tenant, the users with new versions, and whether the tenant itself has one."""
+
+
+@dataclass(slots=True)
+class _Channel:
+    """What is announced of one tenant. confirmed: set while Redis has said that it sends that here."""
+
+    tenant_key: TenantKey
+    followers: int = 0
+    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ChangeFeed:
     """An async context manager around one subscription of this process."""
 
     def __init__(self, client: RedisClient, on_change: OnChange, on_gap: Callable[[], None]) -> None:
+        """on_gap: called when changes are heard of again after a time in which they were not."""
         self._client = client
         self._on_change = on_change
         self._on_gap = on_gap
-        self._followers: Counter[TenantKey] = Counter()
-        self._tenants: dict[str, TenantKey] = {}
-        self._confirmed: dict[str, asyncio.Event] = {}
+        self._channels: dict[str, _Channel] = {}
         self._subscription: Any = None
         self._task: asyncio.Task[None] | None = None
 
@@ -68,56 +76,54 @@ class ChangeFeed:
             await self._unfollow(tenant_key)
 
     async def _follow(self, tenant_key: TenantKey) -> None:
-        channel = changes_channel(tenant_key)
-        self._followers[tenant_key] += 1
-        self._tenants[channel] = tenant_key
-        confirmed = self._confirmed.setdefault(channel, asyncio.Event())
-        if self._followers[tenant_key] == 1 and self._subscription is not None:
+        name = changes_channel(tenant_key)
+        channel = self._channels.setdefault(name, _Channel(tenant_key))
+        channel.followers += 1
+        if self._subscription is None:
+            return
+        if channel.followers == 1:
             with suppress(RedisError, OSError, TimeoutError):
-                await self._subscription.subscribe(channel)
-        if self._subscription is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(confirmed.wait(), _SUBSCRIBE_S)
+                await self._subscription.subscribe(name)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(channel.confirmed.wait(), _SUBSCRIBE_S)
 
     async def _unfollow(self, tenant_key: TenantKey) -> None:
-        self._followers[tenant_key] -= 1
-        if self._followers[tenant_key] > 0:
+        name = changes_channel(tenant_key)
+        self._channels[name].followers -= 1
+        if self._channels[name].followers > 0:
             return
-        channel = changes_channel(tenant_key)
-        del self._followers[tenant_key], self._tenants[channel], self._confirmed[channel]
+        del self._channels[name]
         if self._subscription is not None:
             with suppress(RedisError, OSError, TimeoutError):
-                await self._subscription.unsubscribe(channel)
+                await self._subscription.unsubscribe(name)
 
     async def _listen(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        failures = 0
         while True:
             try:
                 async with self._client.subscription() as subscription:
-                    await subscription.subscribe(_BASE_CHANNEL, *self._tenants)
+                    await subscription.subscribe(_BASE_CHANNEL, *self._channels)
                     self._subscription = subscription
                     # What was announced before this moment was not heard.
                     self._on_gap()
-                    pause_s = _FIRST_PAUSE_S
+                    failures = 0
                     while True:
                         self._hear(await subscription.get_message(timeout=_READ_S))
             except (RedisError, OSError, TimeoutError) as error:
                 _log.warning("change_feed.lost", error=type(error).__name__)
             finally:
                 self._subscription = None
-                for confirmed in self._confirmed.values():
-                    confirmed.clear()
-            self._on_gap()
-            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311  (jitter)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                for channel in self._channels.values():
+                    channel.confirmed.clear()
+            failures += 1
+            await asyncio.sleep(_BACKOFF.pause_s(failures))
 
     def _hear(self, message: dict[str, Any] | None) -> None:
-        if message is None:
+        if message is None or (channel := self._channels.get(message["channel"].decode())) is None:
             return
-        channel = message["channel"].decode()
-        if message["type"] == "subscribe" and channel in self._confirmed:
-            self._confirmed[channel].set()
-        elif message["type"] == "message" and channel in self._tenants:
+        if message["type"] == "subscribe":
+            channel.confirmed.set()
+        elif message["type"] == "message":
             users = [user_key_in(key) for key in message["data"].decode().split(" ")]
             known = [user for user in users if user is not None]
-            self._on_change(self._tenants[channel], known, len(known) < len(users))
+            self._on_change(channel.tenant_key, known, len(known) < len(users))

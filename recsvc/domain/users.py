@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from typing import TypeAlias
 
 from recsvc.domain.ids import UserId
 
@@ -15,6 +16,10 @@ class UserKind(IntEnum):
 
     USER = 0
     SESSION = 1
+
+
+Identity: TypeAlias = tuple[UserKind, str]
+"""A user or session as callers name them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,35 +3,45 @@
 A change of the user, the model or the catalogue wakes those watchers whose lists it may concern; each asks for its list
 again and sends it only if it differs. However often it is woken, a watcher has one question under way at most and rests
 for its interval after each list, so that changes in between become one. Questions of all watchers share a few slots,
-first come first served: thousands of them cannot hold other calls up, nor each other for long.
+tenant by tenant, those about what a user did apart from those about the whole catalogue: thousands of watchers cannot
+hold other calls up, nor each other for long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Hashable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
 
 from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.redis_client import RedisClient
-from recsvc.domain.errors import Code, DomainError, Overloaded, ServerDraining
+from recsvc.domain.errors import Code, DeadlinePassed, DomainError, Overloaded, ServerDraining
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Recommendations, RecommendQuery
-from recsvc.domain.users import UserKind
+from recsvc.domain.users import Identity, UserKind
+from recsvc.engine.arrivals import Arrivals
+from recsvc.engine.fair_slots import FairSlots
 from recsvc.engine.recommender import Recommender
+from recsvc.engine.watch_index import Watcher, WatchIndex
+from recsvc.resilience.backoff import Backoff
 from recsvc.settings import WatchSettings
 from recsvc.storage.user_states import UserStateRepository
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _RETRIED = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
+_BACKOFF = Backoff(first_s=1.0, longest_s=15.0)
+_STOP_S = 1.0
+# Thousands that are woken in one step of the loop hold everything else up until each has taken its turn.
+_WOKEN_AT_ONCE = 32
+# Changes of a catalogue within it become one.
+_BETWEEN_WAVES_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +52,12 @@ class Update:
     digest: str
 
 
-@dataclass(slots=True, eq=False)
-class _Watcher:
-    """user_key: whose changes wake it; None as long as nobody of that id has done anything."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A list, and the key of its user, if that was asked for and there is one."""
 
-    tenant_key: TenantKey
-    is_personal: bool
-    user_key: UserKey | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    found: Recommendations
+    user_key: UserKey | None
 
 
 class WatchHub:
@@ -70,18 +78,27 @@ class WatchHub:
         self._draining = draining
         self._settings = settings
         self._metrics = metrics
-        self._feed = ChangeFeed(redis, self._wake, self._wake_all)
-        self._watchers: dict[TenantKey, set[_Watcher]] = {}
-        self._count = 0
-        self._slots = asyncio.Semaphore(settings.questions_in_flight)
+        self._feed = ChangeFeed(redis, self._hear, self._hear_of_gap)
+        self._index = WatchIndex()
+        self._arrivals = Arrivals(self._index, states)
+        self._slots = FairSlots(settings.questions_in_flight)
+        self._waiting: dict[Hashable, asyncio.Task[_Answer]] = {}
+        self._changed_tenants: set[TenantKey] = set()
+        self._some_changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Begin to hear of changes."""
         await self._feed.__aenter__()
+        loops = (self._arrivals.run, self._wake_tenants, self._poll, self._send_elsewhere)
+        self._tasks = [asyncio.create_task(loop()) for loop in loops]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Hear no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks, timeout=_STOP_S)
         await self._feed.__aexit__(*exc)
 
     async def updates(
@@ -93,21 +110,25 @@ class WatchHub:
         Overloaded when there are too many watchers, ServerDraining when this process is about to stop, and whatever
         `Recommender.find` raises at first; later a list that cannot be had is tried again.
         """
+        # Two queries of one fingerprint ask for the same list, if they want it equally fresh.
+        question = (query.fingerprint(), query.max_staleness)
         async with self._registered(tenant_key, query) as watcher:
             digest, beat = known, time.monotonic()
-            has_answered = False
+            has_answered, failures = False, 0
             while not self._draining.is_set():
                 watcher.changed.clear()
                 rest_s = 0.0
                 try:
-                    found = await self._found(watcher, query)
+                    found = await self._found(watcher, query, question)
                 except DomainError as error:
                     if not has_answered or error.code not in _RETRIED:
                         raise
                     _log.info("watch.retried", error=error.reason)
                     watcher.changed.set()
-                    rest_s = random.uniform(0.5, 1.5) * (error.retry_after_s or 1.0)  # noqa: S311  (jitter)
+                    failures += 1
+                    rest_s = (error.retry_after_s or 0.0) + _BACKOFF.pause_s(failures)
                 else:
+                    failures = 0
                     if (present := _digest_of(found)) != digest:
                         digest, beat = present, time.monotonic()
                         yield Update(await self._recommender.tell(tenant_key, query, found), digest)
@@ -117,79 +138,126 @@ class WatchHub:
                         beat = time.monotonic()
                         yield Update(None, digest)
                     has_answered = True
-                await self._rest(rest_s)
+                if rest_s:
+                    await self._is_set(self._draining, rest_s)
                 # Without any change items are published and expire, and a change may go unheard: so the list is asked
                 # for again with every heartbeat.
-                is_changed = await self._woken(watcher, beat + self._settings.heartbeat_s - time.monotonic())
+                is_changed = await self._is_set(watcher.changed, beat + self._settings.heartbeat_s - time.monotonic())
                 if not is_changed and time.monotonic() - beat >= self._settings.heartbeat_s:
                     beat = time.monotonic()
                     yield Update(None, digest)
             raise ServerDraining
 
-    async def _found(self, watcher: _Watcher, query: RecommendQuery) -> Recommendations:
-        async with self._slots, asyncio.timeout(self._settings.question_s):
-            if watcher.is_personal and watcher.user_key is None:
-                watcher.user_key = await self._user_key(watcher.tenant_key, query)
-            return await self._recommender.find(watcher.tenant_key, query)
+    async def _found(self, watcher: Watcher, query: RecommendQuery, question: Hashable) -> Recommendations:
+        """The watcher's list, by a computation that begins from now on; watchers of one question share it."""
+        unknown = watcher.identity if not watcher.is_key_checked else None
+        if unknown is not None:
+            # Before the key is looked for, so that whoever is seen for the first time meanwhile is not missed.
+            self._index.forget_key(watcher)
+        lane = (watcher.tenant_key, watcher.is_urgent)
+        watcher.is_urgent = False
+        # What is drawn by chance is each watcher's own.
+        key = (lane, question, unknown, watcher if query.exploration else None)
+        asked = self._waiting.get(key)
+        if asked is None:
+            asked = asyncio.create_task(self._answered(key, lane, watcher.tenant_key, query, unknown))
+            asked.add_done_callback(_retrieve)
+            self._waiting[key] = asked
+        # Whoever leaves does not take the answer of the others along.
+        answer = await asyncio.shield(asked)
+        if answer.user_key is not None and watcher.user_key is None:
+            self._index.learn_key(watcher, answer.user_key)
+        return answer.found
 
-    async def _user_key(self, tenant_key: TenantKey, query: RecommendQuery) -> UserKey | None:
-        if query.user_id is not None:
-            return await self._states.user_key(tenant_key, UserKind.USER, query.user_id)
-        return await self._states.user_key(tenant_key, UserKind.SESSION, str(query.session_id))
+    async def _answered(
+        self, key: Hashable, lane: Hashable, tenant_key: TenantKey, query: RecommendQuery, unknown: Identity | None
+    ) -> _Answer:
+        async with self._slots.held(lane):
+            # Whoever is woken from here on needs a list that is newer than this one may be.
+            del self._waiting[key]
+            try:
+                async with asyncio.timeout(self._settings.question_s):
+                    user_key = await self._states.user_key(tenant_key, *unknown) if unknown is not None else None
+                    if unknown is not None and user_key is None:
+                        # Whoever has not been seen gets what anybody gets, which is kept for all of them together.
+                        query = replace(query, user_id=None, session_id=None)
+                    return _Answer(await self._recommender.find(tenant_key, query), user_key)
+            except TimeoutError:
+                raise DeadlinePassed from None
 
     @asynccontextmanager
-    async def _registered(self, tenant_key: TenantKey, query: RecommendQuery) -> AsyncIterator[_Watcher]:
-        if self._count >= self._settings.watchers:
+    async def _registered(self, tenant_key: TenantKey, query: RecommendQuery) -> AsyncIterator[Watcher]:
+        if len(self._index) >= self._settings.watchers:
             raise Overloaded("too many lists are being watched at this server", retry_after_s=1.0)
-        watcher = _Watcher(tenant_key, query.user_id is not None or query.session_id is not None)
-        self._count += 1
-        self._metrics.watchers.set(self._count)
-        self._watchers.setdefault(tenant_key, set()).add(watcher)
+        watcher = Watcher(tenant_key, _identity(query))
+        self._index.add(watcher)
+        self._metrics.watchers.set(len(self._index))
         try:
             # Only what is asked for after this is sure to be followed by what changes it.
             async with self._feed.following(tenant_key):
                 yield watcher
         finally:
-            self._count -= 1
-            self._metrics.watchers.set(self._count)
-            of_tenant = self._watchers[tenant_key]
-            of_tenant.discard(watcher)
-            if not of_tenant:
-                del self._watchers[tenant_key]
+            self._index.remove(watcher)
+            self._metrics.watchers.set(len(self._index))
 
-    async def _woken(self, watcher: _Watcher, at_most_s: float) -> bool:
-        """Whether something changed; False when the time is over or the process is about to stop."""
-        if not self._feed.is_connected:
-            at_most_s = min(at_most_s, self._settings.poll_s)
-        return await self._first_of(watcher.changed, at_most_s) and not self._draining.is_set()
+    @staticmethod
+    async def _is_set(event: asyncio.Event, at_most_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, at_most_s)):
+                await event.wait()
+        return event.is_set()
 
-    async def _rest(self, seconds: float) -> None:
-        if seconds > 0 and not self._draining.is_set():
-            await self._first_of(None, seconds)
+    def _hear(self, tenant_key: TenantKey, users: Sequence[UserKey], is_tenant: bool) -> None:
+        for watcher in self._index.of_users(tenant_key, users):
+            watcher.is_key_checked = False
+            watcher.wake(is_urgent=True)
+        if users:
+            self._arrivals.note(tenant_key, users)
+        if is_tenant:
+            self._changed_tenants.add(tenant_key)
+            self._some_changed.set()
 
-    async def _first_of(self, event: asyncio.Event | None, at_most_s: float) -> bool:
-        """Wait for an event, the end of this process or the time; returns whether the event is set."""
-        waits = [asyncio.ensure_future(each.wait()) for each in (event, self._draining) if each is not None]
-        try:
-            await asyncio.wait(waits, timeout=max(0.0, at_most_s), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        return event is not None and event.is_set()
+    def _hear_of_gap(self) -> None:
+        for watcher in self._index:
+            watcher.is_key_checked = False
+            self._changed_tenants.add(watcher.tenant_key)
+        self._some_changed.set()
 
-    def _wake(self, tenant_key: TenantKey, users: Sequence[UserKey], is_tenant: bool) -> None:
-        concerned = set(users)
-        for watcher in self._watchers.get(tenant_key, ()):
-            if is_tenant or (watcher.is_personal and (watcher.user_key is None or watcher.user_key in concerned)):
-                watcher.changed.set()
-            if watcher.user_key in concerned:
-                # Whoever is erased and comes back has another key.
-                watcher.user_key = None
+    async def _wake_tenants(self) -> None:
+        while True:
+            await self._some_changed.wait()
+            self._some_changed.clear()
+            changed, self._changed_tenants = self._changed_tenants, set()
+            for tenant_key in changed:
+                for number, watcher in enumerate(self._index.of_tenant(tenant_key)):
+                    if number % _WOKEN_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+                    watcher.wake(is_urgent=False)
+            await asyncio.sleep(_BETWEEN_WAVES_S)
 
-    def _wake_all(self) -> None:
-        for watchers in self._watchers.values():
-            for watcher in watchers:
-                watcher.changed.set()
+    async def _poll(self) -> None:
+        """While nothing is heard of changes, have all lists looked at from time to time."""
+        while True:
+            await asyncio.sleep(self._settings.poll_s)
+            if not self._feed.is_connected:
+                self._hear_of_gap()
+
+    async def _send_elsewhere(self) -> None:
+        await self._draining.wait()
+        for watcher in self._index:
+            watcher.wake(is_urgent=False)
+
+
+def _identity(query: RecommendQuery) -> Identity | None:
+    if query.user_id is not None:
+        return UserKind.USER, query.user_id
+    return (UserKind.SESSION, query.session_id) if query.session_id is not None else None
+
+
+def _retrieve(asked: asyncio.Task[_Answer]) -> None:
+    """Take notice of a failure, even if all who asked have left."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _digest_of(found: Recommendations) -> str:

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from recsvc.domain.arrays import Float32
 from recsvc.domain.ids import ItemKey, TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
-from recsvc.domain.users import UserKind
+from recsvc.domain.users import Identity, UserKind
 from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
@@ -74,6 +74,13 @@ class UserStateRepository:
             tenant_key, _SQL["user_key"], {"tenant": tenant_key, "kind": kind.value, "user_id": user_id}
         )
         return UserKey(row["user_key"]) if row is not None else None
+
+    async def identities(self, tenant_key: TenantKey, user_keys: Sequence[UserKey]) -> Mapping[UserKey, Identity]:
+        """What callers name some users and sessions; those who are gone are left out."""
+        rows = await self._database.fetch_all(
+            tenant_key, _SQL["identities"], {"tenant": tenant_key, "users": list(user_keys)}
+        )
+        return {UserKey(row["user_key"]): (UserKind(row["kind"]), row["user_id"]) for row in rows}
 
     async def histories(self, tenant_key: TenantKey, user_keys: Sequence[UserKey]) -> list[History]:
         """The histories of those of the users who have any state."""

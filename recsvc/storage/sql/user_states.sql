@@ -2,6 +2,10 @@
 -- The key of a user or session.
 SELECT user_key FROM users WHERE tenant_key = %(tenant)s AND kind = %(kind)s AND user_id = %(user_id)s;
 
+-- identities --
+-- What callers name some users and sessions.
+SELECT user_key, kind, user_id FROM users WHERE tenant_key = %(tenant)s AND user_key = ANY (%(users)s::bigint[]);
+
 -- histories --
 -- What the events of some users say, item by item, together with the version that this is the truth of: one statement,
 -- so one snapshot.

@@ -1,0 +1,64 @@
+"""What a process subscribes to follows who follows what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from recsvc.cache.change_feed import ChangeFeed
+from recsvc.cache.versions import changes_channel
+from recsvc.domain.ids import TenantKey
+from tests.subscription import Subscription, until
+
+SHOP = TenantKey(1)
+CHANNEL = changes_channel(SHOP)
+
+
+@asynccontextmanager
+async def listening(redis: Subscription, gaps: list[None] | None = None) -> AsyncIterator[ChangeFeed]:
+    """A feed that is connected."""
+    feed = ChangeFeed(redis, lambda *_: None, lambda: (gaps if gaps is not None else []).append(None))  # type: ignore[arg-type]
+    async with feed:
+        await until(lambda: feed.is_connected)
+        yield feed
+
+
+async def test_a_tenant_is_subscribed_to_while_anybody_follows_it() -> None:
+    redis = Subscription()
+    async with listening(redis) as feed:
+        async with feed.following(SHOP):
+            async with feed.following(SHOP):
+                assert CHANNEL in redis.channels
+            assert CHANNEL in redis.channels
+        assert CHANNEL not in redis.channels
+
+
+async def test_whoever_is_cancelled_while_subscribing_is_unfollowed() -> None:
+    redis = Subscription()
+    redis.confirms = False
+
+    async def follow(feed: ChangeFeed) -> None:
+        async with feed.following(SHOP):
+            pytest.fail("entered before Redis confirmed")
+
+    async with listening(redis) as feed:
+        following = asyncio.create_task(follow(feed))
+        await until(lambda: CHANNEL in redis.channels)
+        following.cancel()
+        await asyncio.wait([following])
+        assert following.cancelled()
+        assert CHANNEL not in redis.channels
+
+
+async def test_a_lost_subscription_is_one_gap() -> None:
+    redis = Subscription()
+    gaps: list[None] = []
+    async with listening(redis, gaps) as feed, feed.following(SHOP):
+        before = len(gaps)
+        redis.fail()
+        await until(lambda: redis.opened == 2 and feed.is_connected)
+        assert len(gaps) - before == 1
+        assert CHANNEL in redis.channels
