@@ -213,6 +213,7 @@ def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool
         engine.fold_in,
         engine.item_fold_in,
         storage.changes,
+        storage.metrics,
         is_busy,
     )
 

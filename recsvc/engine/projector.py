@@ -22,6 +22,7 @@ from recsvc.engine.profiles import TenantProfiles
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.user_states import UserStateRepository
+from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
@@ -32,6 +33,9 @@ _STOP_S = 5.0
 _REPAIR_EVERY_S = 1.0
 # Longer than any announcement may lag behind its commit.
 _REPAIR_WINDOW_S = 15.0
+_MEASURE_EVERY_S = 5.0
+# More are far too many, however many.
+_COUNTED_DIRTY = 10_000
 
 
 class Projector:
@@ -46,6 +50,7 @@ class Projector:
         fold_in: FoldIn,
         item_fold_in: ItemFoldIn,
         announcer: VersionAnnouncer,
+        metrics: Metrics,
         is_busy: Callable[[], bool],
     ) -> None:
         """is_busy: whether this process has much to do for its callers just now."""
@@ -56,6 +61,7 @@ class Projector:
         self._fold_in = fold_in
         self._item_fold_in = item_fold_in
         self._announcer = announcer
+        self._metrics = metrics
         self._is_busy = is_busy
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -67,6 +73,7 @@ class Projector:
             asyncio.create_task(self._count()),
             asyncio.create_task(self._derive()),
             asyncio.create_task(self._repair()),
+            asyncio.create_task(self._measure()),
         ]
         return self
 
@@ -98,6 +105,12 @@ class Projector:
                 continue  # deleted meanwhile
             await self._fold_in.refresh(tenant_key, profile.model, users, by="projector")
         return sum(len(users) for users in outdated.values())
+
+    async def measure_once(self) -> None:
+        """Set the metrics of how far states lag behind."""
+        lag = await self._states.lag(_COUNTED_DIRTY)
+        self._metrics.dirty_users.set(lag.users)
+        self._metrics.oldest_dirty_user_seconds.set(lag.oldest_s)
 
     async def _considerately(self, work: Callable[[], Awaitable[int]], rest: float) -> int:
         """A batch of work, and then a rest in proportion, so that a switch of models does not slow calls down.
@@ -155,3 +168,11 @@ class Projector:
                     await self._announcer.tenant_changed(tenant_key, version)
             except DomainError as error:
                 _log.warning("projector.repair_failed", error=error.reason)
+
+    async def _measure(self) -> None:
+        while not self._stopping:
+            try:
+                await self.measure_once()
+            except DomainError as error:
+                _log.warning("projector.measure_failed", error=error.reason)
+            await asyncio.sleep(_MEASURE_EVERY_S)

@@ -56,6 +56,14 @@ class UserState:
 
 
 @dataclass(frozen=True, slots=True)
+class Lag:
+    """oldest_s: how long the user who waits longest has been dirty; users: how many are, counted up to a limit."""
+
+    oldest_s: float
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
 class FoldInVectors:
     """Vectors of some items by key, each already multiplied by its fold-in scale; (dimension,) float32."""
 
@@ -150,6 +158,13 @@ class UserStateRepository:
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["take_dirty_users"], {"limit": limit, "taken_s": _TAKEN_S})
             return _by_tenant(await cursor.fetchall())
+
+    async def lag(self, limit: int) -> Lag:
+        """How far the states of all tenants lag behind their events."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["lag"], {"limit": limit})
+            (row,) = await cursor.fetchall()
+            return Lag(oldest_s=max(0.0, row["oldest_s"]), users=row["users"])
 
     async def states_of_other_models(self, limit: int) -> Mapping[TenantKey, Sequence[UserKey]]:
         """Some users of all tenants whose state was folded in with another model than the one that serves."""

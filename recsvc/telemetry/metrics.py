@@ -40,6 +40,16 @@ class Metrics:
         self.folds = Counter(
             "recsvc_user_folds_total", "User states folded in, by who found them dirty.", ["by"], registry=self.registry
         )
+        self.dirty_users = Gauge(
+            "recsvc_dirty_users",
+            "Users of all tenants whose state lags behind their events, counted up to 10,000.",
+            registry=self.registry,
+        )
+        self.oldest_dirty_user_seconds = Gauge(
+            "recsvc_oldest_dirty_user_seconds",
+            "How long the state that lags longest has done so; 0 when none does.",
+            registry=self.registry,
+        )
         self.watchers = Gauge("recsvc_watchers", "Lists that are being watched.", registry=self.registry)
         self.watch_updates = Counter(
             "recsvc_watch_updates_total", "Changed lists sent to watchers.", registry=self.registry

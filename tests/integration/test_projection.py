@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from recsvc.app import Storage
+from recsvc.app import Storage, build_engine, build_projector
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, TenantKey, UserId, UserKey
@@ -136,3 +136,31 @@ async def test_what_was_said_about_an_item_that_is_gone_hinders_nobody(storage: 
         while not await _counts(storage, shop):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert await _counts(storage, shop) == {"b": 1}
+
+
+async def test_the_lag_is_that_of_whoever_has_waited_longest(storage: Storage, shop: TenantKey) -> None:
+    await storage.events.write(shop, [_view(1, "u", "a"), _view(2, "v", "a"), _view(3, "w", "a")])
+    projector = build_projector(storage, build_engine(storage))
+    # Taken, so that no projector of another test folds them in meanwhile.
+    waiting = (
+        b"INSERT INTO dirty_users (tenant_key, user_key, since, taken_until)"
+        b" SELECT tenant_key, user_key, now() - interval '20 minutes' * row_number() OVER (), now() + interval '1 hour'"
+        b" FROM user_state WHERE tenant_key = %(tenant)s"
+        b" ON CONFLICT (tenant_key, user_key) DO UPDATE SET since = excluded.since, taken_until = excluded.taken_until"
+    )
+    async with storage.database.tenant_transaction(shop) as connection:
+        await run(connection, shop, waiting)
+    await projector.measure_once()
+    assert 3600 <= _metric(storage, "recsvc_oldest_dirty_user_seconds") < 3660
+    assert _metric(storage, "recsvc_dirty_users") >= 3
+    assert (await storage.states.lag(2)).users == 2
+    async with storage.database.tenant_transaction(shop) as connection:
+        await run(connection, shop, b"DELETE FROM dirty_users WHERE tenant_key = %(tenant)s")
+    await projector.measure_once()
+    assert _metric(storage, "recsvc_oldest_dirty_user_seconds") < 3600
+
+
+def _metric(storage: Storage, name: str) -> float:
+    value = storage.metrics.registry.get_sample_value(name)
+    assert value is not None
+    return value

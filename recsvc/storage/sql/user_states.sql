@@ -69,6 +69,12 @@ FROM (
 WHERE d.tenant_key = longest.tenant_key AND d.user_key = longest.user_key
 RETURNING d.tenant_key, d.user_key;
 
+-- lag --
+-- How far the states of all tenants lag behind: how long the longest has waited, from the end of an index, and how many
+-- do, counted up to a limit.
+SELECT coalesce(extract(epoch FROM now() - (SELECT min(since) FROM dirty_users)), 0)::float8 AS oldest_s,
+       (SELECT count(*) FROM (SELECT FROM dirty_users LIMIT %(limit)s) counted) AS users;
+
 -- states_of_other_models --
 -- Users of any tenant whose state was folded in with another model than the one that serves: with each switch of models
 -- all of them. Found from both sides of the active model's key, so that an index leads to them and nothing is read
