@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from recsvc.app import Service
+from recsvc.domain.ids import TenantId
+from recsvc.domain.tenancy import Tenant, TenantSettings
+from recsvc.settings import Settings, WatchSettings
 from recsvc_client import Client, RecsvcError
+from tests.e2e.relay import Relay
+from tests.e2e.servers import another_server
+
+_SOON_S = 10.0
+# Longer than the client's first pauses, so that a list that is sent again would have come.
+_QUIET_S = 1.0
 
 
 @pytest.fixture
@@ -79,3 +94,137 @@ async def test_what_is_missing_is_told(client: Client) -> None:
     with pytest.raises(RecsvcError) as raised:
         await client.explain("u", "2")
     assert raised.value.reason == "ITEM_NOT_FOUND"
+
+
+@asynccontextmanager
+async def watched(client: Client, **fields: Any) -> AsyncIterator[list[list[str]]]:
+    """The items of each list that a watch of a user has brought so far; the watch goes on in the background."""
+    seen: list[list[str]] = []
+
+    async def watch() -> None:
+        async with aclosing(client.watch(user_id="u", strategy="STRATEGY_NEW", **fields)) as lists:
+            async for found in lists:
+                seen.append([item.item_id for item in found.items])  # noqa: PERF401  (one by one, as they come)
+
+    task = asyncio.create_task(watch())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(_SOON_S):
+        while not holds():  # noqa: ASYNC110  (nothing tells of what a list has grown by)
+            await asyncio.sleep(0.02)
+
+
+async def stock(client: Client) -> None:
+    await client.upsert_items({"item_id": str(n), "title": f"Film {n}"} for n in range(5))
+
+
+async def test_a_watch_brings_each_changed_list(client: Client) -> None:
+    await stock(client)
+    async with watched(client) as seen:
+        await eventually(lambda: len(seen) == 1)
+        assert sorted(seen[0]) == list("01234")
+        await client.record_event("view", "0", user_id="u")
+        await eventually(lambda: sorted(seen[-1]) == list("1234"))
+
+
+async def test_a_watch_resumes_after_a_broken_connection(service: Service, key: str) -> None:
+    async with Relay(service.port) as relay, Client(f"127.0.0.1:{relay.port}", key, timeout_s=30) as client:
+        await stock(client)
+        async with watched(client) as seen:
+            await eventually(lambda: len(seen) == 1)
+            relay.cut()
+            await eventually(lambda: relay.accepted == 2)
+            await asyncio.sleep(_QUIET_S)
+            assert len(seen) == 1, "an unchanged list came again"
+            await client.record_event("view", "0", user_id="u")
+            await eventually(lambda: sorted(seen[-1]) == list("1234"))
+
+
+async def test_a_watch_brings_what_changed_while_it_was_cut_off(service: Service, key: str, client: Client) -> None:
+    await stock(client)
+    async with (
+        Relay(service.port) as relay,
+        Client(f"127.0.0.1:{relay.port}", key) as cut_off,
+        watched(cut_off) as seen,
+    ):
+        await eventually(lambda: len(seen) == 1)
+        relay.target = 1
+        relay.cut()
+        await client.record_event("view", "0", user_id="u")
+        await eventually(lambda: relay.accepted > 1)
+        relay.target = service.port
+        await eventually(lambda: sorted(seen[-1]) == list("1234"))
+
+
+async def test_a_watch_goes_on_elsewhere_when_its_server_drains(
+    service: Service, key: str, client: Client, settings: Settings, new_tenant: Tenant
+) -> None:
+    await stock(client)
+    async with (
+        another_server(settings, new_tenant) as (stopping, _),
+        Relay(stopping.port) as relay,
+        Client(f"127.0.0.1:{relay.port}", key) as moved,
+        watched(moved) as seen,
+    ):
+        await eventually(lambda: len(seen) == 1)
+        relay.target = service.port
+        await stopping.server.drain()
+        await eventually(lambda: relay.accepted > 1)
+        await asyncio.sleep(_QUIET_S)
+        assert len(seen) == 1, "an unchanged list came again"
+        await client.record_event("view", "0", user_id="u")
+        await eventually(lambda: sorted(seen[-1]) == list("1234"))
+
+
+async def test_a_watch_begins_anew_where_its_token_is_refused(
+    service: Service, key: str, client: Client, settings: Settings, new_tenant: Tenant
+) -> None:
+    await stock(client)
+    async with (
+        Relay(service.port) as relay,
+        Client(f"127.0.0.1:{relay.port}", key) as moved,
+        watched(moved) as seen,
+    ):
+        await eventually(lambda: len(seen) == 1)
+        diverse = TenantSettings('{"defaults": {"novelty": 0.5}}')
+        await service.storage.tenants.update(
+            TenantId(new_tenant.tenant_id), lambda tenant: replace(tenant, settings=diverse)
+        )
+        async with another_server(settings, new_tenant) as (elsewhere, _):
+            relay.target = elsewhere.port
+            relay.cut()
+            await eventually(lambda: len(seen) == 2)
+
+
+async def test_a_watch_of_a_wrong_request_is_refused_at_once(client: Client) -> None:
+    with pytest.raises(RecsvcError) as raised:
+        await asyncio.wait_for(anext(client.watch(user_id="u", filter="nope = 1")), _SOON_S)
+    assert (raised.value.code, raised.value.reason) == ("INVALID_ARGUMENT", "INVALID_FILTER")
+
+
+async def test_a_watch_that_reaches_nobody_in_time_says_so() -> None:
+    async with Client("127.0.0.1:1", "key") as stranded:
+        with pytest.raises(RecsvcError) as raised:
+            await asyncio.wait_for(anext(stranded.watch(user_id="u", give_up_after_s=0.5)), _SOON_S)
+    assert raised.value.code == "UNAVAILABLE"
+
+
+async def test_a_watch_that_is_left_ends_at_the_service(
+    key: str, client: Client, settings: Settings, new_tenant: Tenant
+) -> None:
+    await stock(client)
+    watch = WatchSettings(watchers=1)
+    async with (
+        another_server(settings, new_tenant, watch=watch) as (only_one, _),
+        Client(f"127.0.0.1:{only_one.port}", key) as here,
+    ):
+        for _ in range(2):
+            async with aclosing(here.watch(user_id="u", strategy="STRATEGY_NEW")) as lists:
+                async with asyncio.timeout(_SOON_S):
+                    assert (await anext(lists)).items

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeAlias, TypeVar
 
 import grpc
@@ -13,6 +22,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
+from recsvc_client import watching
 from recsvc_client.errors import explained
 from recsvc_client.gen.v1 import catalog_service_pb2, ingestion_service_pb2, recommendation_service_pb2
 from recsvc_client.gen.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -98,13 +108,13 @@ class Client:
         **options: Any,
     ) -> recommendation_service_pb2.RecommendResponse:
         """What this user or session should see next. fields: of the items; options: any other of RecommendRequest."""
-        request = recommendation_service_pb2.RecommendRequest(
+        request = _recommend_request(
+            fields,
             user_id=user_id,
             session_id=session_id,
             session_item_ids=session_item_ids,
             count=count,
             filter=filter,
-            item_mask=FieldMask(paths=fields) if fields else None,
             **options,
         )
         return await self._call(self.recommendations.Recommend, request)
@@ -136,6 +146,38 @@ class Client:
         with explained():
             async for answer in self.recommendations.BulkRecommend(requests(), metadata=self._metadata):
                 yield answer
+
+    def watch(
+        self,
+        *,
+        user_id: str = "",
+        session_id: str = "",
+        count: int = 10,
+        filter: str = "",  # noqa: A002  (the contract's own name)
+        fields: Sequence[str] = (),
+        min_interval_s: float = 0.1,
+        give_up_after_s: float = 300.0,
+        **options: Any,
+    ) -> AsyncGenerator[recommendation_service_pb2.RecommendResponse]:
+        """The present list of a user or session, then each one that differs from the one before, without end.
+
+        A broken connection, or a server that stops, is no end: the watch goes on at the next server that answers, and
+        the list comes again only if it has changed meanwhile. Raises RecsvcError for what trying again does not help,
+        and when nothing was reached for give_up_after_s. min_interval_s: least time between two lists. The stream at
+        the service ends with the generator: leave it by `contextlib.aclosing` to end both at once.
+        """
+        request = recommendation_service_pb2.WatchRecommendationsRequest(
+            request=_recommend_request(
+                fields, user_id=user_id, session_id=session_id, count=count, filter=filter, **options
+            ),
+        )
+        request.min_interval.FromTimedelta(timedelta(seconds=min_interval_s))
+
+        def open_stream(token: str) -> Any:
+            request.resume_token = token
+            return self.recommendations.WatchRecommendations(request, metadata=self._metadata)
+
+        return watching.lists(open_stream, give_up_after_s=give_up_after_s)
 
     async def similar_users(
         self,
@@ -215,6 +257,10 @@ class Client:
     async def _call(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
         with explained():
             return await method(request, metadata=self._metadata, timeout=self._timeout_s)
+
+
+def _recommend_request(fields: Sequence[str], **named: Any) -> recommendation_service_pb2.RecommendRequest:
+    return recommendation_service_pb2.RecommendRequest(item_mask=FieldMask(paths=fields) if fields else None, **named)
 
 
 async def _each(
