@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test check protos bench lock format clean
+.PHONY: help run test chaos check protos bench lock format clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ run: $(READY) ## Install, start PostgreSQL and Redis under ./.data, load data, t
 
 test: $(READY) ## Run every test on servers that the tests start themselves.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(READY) ## Kill servers, PostgreSQL and Redis under load, sixty rounds.
+	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} $(BIN)/python -m pytest -s tests/chaos/test_rounds.py
 
 check: $(READY) ## Lint, types, layers, protos.
 	$(BIN)/ruff check .

