@@ -184,7 +184,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     cache = ListCache(storage.redis) if cached else None
     profiles = TenantProfiles(storage.tenants, cache)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
-    finder = CandidateFinder(storage.candidates, storage.snapshots, settings.engine)
+    finder = CandidateFinder(storage.candidates, storage.snapshots, settings.engine, storage.metrics)
     recommender = Recommender(
         finder,
         storage.candidates,

@@ -14,7 +14,6 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-
 # A sum of signals that is no more than this is rounding residue or long ago.
 _NOTHING = 1e-9
 

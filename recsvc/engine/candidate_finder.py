@@ -28,6 +28,7 @@ from recsvc.engine.snapshot_candidates import find_candidates, is_answerable
 from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SnapshotRepository, SubjectState
+from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 # Reading a snapshot costs as much as many lists do: while a catalogue changes all the time it is done at most so often,
@@ -45,7 +46,7 @@ _BYTES_PER_NEIGHBOR, _BYTES_PER_ITEM = 8, 500
 
 
 @dataclass(slots=True)
-class _Held:
+class HeldSnapshot:
     """A snapshot and what belongs to it."""
 
     model: ServingModel
@@ -61,13 +62,18 @@ class CandidateFinder:
     """Answers candidate questions; holds snapshots of the tenants that were asked about last."""
 
     def __init__(
-        self, candidates: CandidateRepository, snapshots: SnapshotRepository, settings: EngineSettings
+        self,
+        candidates: CandidateRepository,
+        snapshots: SnapshotRepository,
+        settings: EngineSettings,
+        metrics: Metrics,
     ) -> None:
         self._candidates = candidates
         self._snapshots = snapshots
         self._settings = settings
+        self._metrics = metrics
         self._searches = asyncio.Semaphore(settings.searches_in_flight)
-        self._held: OrderedDict[TenantKey, _Held] = OrderedDict()
+        self._held: OrderedDict[TenantKey, HeldSnapshot] = OrderedDict()
         self._not_before: dict[TenantKey, float] = {}
         self._reading: dict[TenantKey, asyncio.Task[None]] = {}
         self._counting: dict[TenantKey, asyncio.Task[None]] = {}
@@ -79,18 +85,22 @@ class CandidateFinder:
             version, state = await held.subjects.answer((question.kind, question.user_id))
             # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
             if version <= held.version and state is not None and state.history_size:
+                self._metrics.candidate_questions.labels("snapshot").inc()
                 return await self._found(held, state, question, now)
+        self._metrics.candidate_questions.labels("search").inc()
         # Whatever is searched for, some connections stay free for what is quick.
         async with self._searches:
             return await self._candidates.find(profile.tenant_key, profile.model, question, now)
 
-    async def _found(self, held: _Held, state: SubjectState, question: CandidateQuestion, now: datetime) -> Candidates:
+    async def _found(
+        self, held: HeldSnapshot, state: SubjectState, question: CandidateQuestion, now: datetime
+    ) -> Candidates:
         arguments = (held.snapshot, held.counters, held.model, state, question, now)
         if held.snapshot.vectors.size > _IN_THREAD:
             return await asyncio.to_thread(find_candidates, *arguments)
         return find_candidates(*arguments)
 
-    def current(self, profile: TenantProfile) -> _Held | None:
+    def current(self, profile: TenantProfile) -> HeldSnapshot | None:
         """The snapshot of this very version; else None, and one begins to be read, unless that was done just now."""
         if profile.model is None:
             return None
@@ -154,7 +164,7 @@ class CandidateFinder:
         async def states(asked: Sequence[tuple[UserKind, str]]) -> Sequence[tuple[int, SubjectState | None]]:
             return await self._snapshots.subject_states(tenant_key, model, asked, self._settings.neighbor_history_items)
 
-        self._held[tenant_key] = _Held(
+        self._held[tenant_key] = HeldSnapshot(
             model, profile.version, snapshot, counters, counted, items, Gathering(states, _SUBJECTS_AT_ONCE)
         )
         self._held.move_to_end(tenant_key)
@@ -162,7 +172,7 @@ class CandidateFinder:
             self._held.popitem(last=False)
         self._not_before[tenant_key] = start + max(_READ_EVERY_S, _REST * (time.monotonic() - start))
 
-    async def _count(self, tenant_key: TenantKey, held: _Held) -> None:
+    async def _count(self, tenant_key: TenantKey, held: HeldSnapshot) -> None:
         counted = time.monotonic()
         held.counters = await self._snapshots.counters(tenant_key, held.snapshot)
         held.counted = counted

@@ -24,6 +24,12 @@ class Metrics:
         self.cache_lookups = Counter(
             "recsvc_cache_lookups_total", "Look-ups of cached lists.", ["outcome"], registry=self.registry
         )
+        self.candidate_questions = Counter(
+            "recsvc_candidate_questions_total",
+            "Questions for candidates, by what answered them: a snapshot in the process or a search in PostgreSQL.",
+            ["by"],
+            registry=self.registry,
+        )
         self.recommendations = Counter(
             "recsvc_recommendations_total", "Lists served.", ["strategy", "degradation"], registry=self.registry
         )
@@ -34,7 +40,7 @@ class Metrics:
         self.event_batch_size = Histogram(
             "recsvc_event_batch_size",
             "Events committed together.",
-            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000),
             registry=self.registry,
         )
         self.folds = Counter(

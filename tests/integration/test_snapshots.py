@@ -116,7 +116,7 @@ async def test_a_catalogue_that_memory_has_no_room_for_is_searched_in_postgresql
     storage: Storage, cinema: Api, tenant: int
 ) -> None:
     engine = build_engine(storage)
-    finder = CandidateFinder(storage.candidates, storage.snapshots, EngineSettings(snapshot_mib=0))
+    finder = CandidateFinder(storage.candidates, storage.snapshots, EngineSettings(snapshot_mib=0), storage.metrics)
     profile = await _profile(engine, tenant)
     question = engine.recommender.question(RecommendQuery(user_id=UserId("u1")), profile)
     async with finder:
