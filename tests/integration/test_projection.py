@@ -113,6 +113,33 @@ async def test_erasing_a_user_takes_them_off_the_queue(storage: Storage, shop: T
     assert await _dirty(storage, shop) == 0
 
 
+async def test_a_user_who_is_erased_while_being_folded_in_does_not_come_back(storage: Storage, shop: TenantKey) -> None:
+    await storage.events.write(shop, [_view(1, "u", "a")])
+    (user,) = await _users(storage, shop)
+    (history,) = await storage.states.histories(shop, [user])
+    await storage.users.erase(shop, UserId("u"))
+    await storage.states.store(shop, None, [_empty_state(history.user_key)])
+    count = b"SELECT count(*) AS states FROM user_state WHERE tenant_key = %(tenant)s"
+    assert await rows(storage.database, shop, count) == [{"states": 0}]
+    assert await _dirty(storage, shop) == 0
+
+
+async def test_an_item_that_is_deleted_while_users_are_folded_in_leaves_them_dirty(
+    storage: Storage, shop: TenantKey
+) -> None:
+    await storage.events.write(shop, [_view(1, "u", "a"), _view(2, "u", "b")])
+    (user,) = await _users(storage, shop)
+    (history,) = await storage.states.histories(shop, [user])
+    stale = UserState(user, history.version, history.item_keys, history.signals, (1, 1), history.item_keys, None)
+    await storage.items.delete(shop, [ItemId("a")])
+    await storage.states.store(shop, None, [stale])
+    (present,) = await storage.states.histories(shop, [user])
+    assert present.version > history.version, "what was folded in before the deletion must not count as the present"
+    await build_engine(storage).fold_in.refresh(shop, None, [user], by="test")
+    kept = b"SELECT cardinality(item_keys) AS items, folded_version = version AS clean FROM user_state"
+    assert await rows(storage.database, shop, kept + b" WHERE tenant_key = %(tenant)s") == [{"items": 1, "clean": True}]
+
+
 async def test_what_many_count_at_once_is_counted_once(storage: Storage, shop: TenantKey) -> None:
     for batch in range(30):
         events = [_view(10 * batch + number, f"u{number}", "abc"[number % 3]) for number in range(9)]
