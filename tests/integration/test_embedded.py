@@ -300,7 +300,7 @@ def test_kill_9_of_everything_at_once_loses_nothing(data_dir: Path) -> None:
 
 def test_a_dead_postmasters_number_may_belong_to_another_process_now(postgres: EmbeddedPostgres) -> None:
     """As after a container's restart, where numbers begin anew. PostgreSQL itself would refuse to start."""
-    pid_file = _pid_file_afterkill_9(postgres)
+    pid_file = _pid_file_after_kill_9(postgres)
     account = Account.current()
     with subprocess.Popen(["sleep", "60"], user=account.uid, group=account.gid) as bystander:
         _, rest = pid_file.read_text().split("\n", 1)
@@ -316,14 +316,14 @@ def test_a_dead_postmasters_number_may_belong_to_another_process_now(postgres: E
 
 
 def test_a_pid_file_that_a_power_cut_left_empty_does_not_matter(postgres: EmbeddedPostgres) -> None:
-    pid_file = _pid_file_afterkill_9(postgres)
+    pid_file = _pid_file_after_kill_9(postgres)
     os.truncate(pid_file, 0)
     assert postgres.pid() is None
     postgres.start(timeout_s=10)
     assert postgres.is_running()
 
 
-def _pid_file_afterkill_9(postgres: EmbeddedPostgres) -> Path:
+def _pid_file_after_kill_9(postgres: EmbeddedPostgres) -> Path:
     (pid_line,) = _execute(postgres.url, "SELECT current_setting('data_directory')")
     pid = postgres.pid()
     assert pid is not None
