@@ -98,6 +98,12 @@ class EngineSettings(BaseModel):
     snapshot_mib: int = Field(
         128, ge=0, description="Memory for catalogues and models that lists are made from without a search; MiB."
     )
+    counters_life_s: float = Field(
+        0.5,
+        ge=0,
+        description="How old the counters of items may be that such lists go by; they wait for new ones past four times"
+        " that. 0: no older than the question.",
+    )
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
     )

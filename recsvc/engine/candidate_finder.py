@@ -36,9 +36,11 @@ _log = structlog.get_logger(__name__)
 _READ_EVERY_S = 1.0
 _REST = 10.0
 _TOO_LARGE_S = 60.0
-_COUNTERS_LIFE_S = 0.5
+# So many times as old as they should be, counters are not good enough to go on with while new ones are read.
+_PATIENCE = 4
 _STOP_S = 5.0
 _SUBJECTS_AT_ONCE = 64
+_COUNTERS_AT_ONCE = 1000
 # Above so many numbers to look at, a list takes longer than the event loop may stand still.
 _IN_THREAD = 500_000
 _TRANSITIONS = 100
@@ -56,6 +58,7 @@ class HeldSnapshot:
     counted: float
     size: int
     subjects: Gathering[tuple[UserKind, str], tuple[int, SubjectState | None]]
+    counting: Gathering[None, Counters]
 
 
 class CandidateFinder:
@@ -86,16 +89,31 @@ class CandidateFinder:
             # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
             if version <= held.version and state is not None and state.history_size:
                 self._metrics.candidate_questions.labels("snapshot").inc()
-                return await self._found(held, state, question, now)
+                counters = await self._counters(profile.tenant_key, held)
+                return await self._found(held, counters, state, question, now)
         self._metrics.candidate_questions.labels("search").inc()
         # Whatever is searched for, some connections stay free for what is quick.
         async with self._searches:
             return await self._candidates.find(profile.tenant_key, profile.model, question, now)
 
+    async def _counters(self, tenant_key: TenantKey, held: HeldSnapshot) -> Counters:
+        """Counters of a moment ago; when they are older than that they are read anew, and if much older, waited for."""
+        age_s, life_s = time.monotonic() - held.counted, self._settings.counters_life_s
+        if age_s > _PATIENCE * life_s:
+            return await held.counting.answer(None)
+        if age_s > life_s:
+            self._begin(self._counting, tenant_key, partial(held.counting.answer, None))
+        return held.counters
+
     async def _found(
-        self, held: HeldSnapshot, state: SubjectState, question: CandidateQuestion, now: datetime
+        self,
+        held: HeldSnapshot,
+        counters: Counters,
+        state: SubjectState,
+        question: CandidateQuestion,
+        now: datetime,
     ) -> Candidates:
-        arguments = (held.snapshot, held.counters, held.model, state, question, now)
+        arguments = (held.snapshot, counters, held.model, state, question, now)
         if held.snapshot.vectors.size > _IN_THREAD:
             return await asyncio.to_thread(find_candidates, *arguments)
         return find_candidates(*arguments)
@@ -107,8 +125,6 @@ class CandidateFinder:
         held = self._held.get(profile.tenant_key)
         if held is not None and held.version >= profile.version and held.model.model_key == profile.model.model_key:
             self._held.move_to_end(profile.tenant_key)
-            if time.monotonic() - held.counted > _COUNTERS_LIFE_S:
-                self._begin(self._counting, profile.tenant_key, partial(self._count, profile.tenant_key, held))
             return held
         if time.monotonic() >= self._not_before.get(profile.tenant_key, 0.0):
             self._begin(self._reading, profile.tenant_key, partial(self._renew, profile, profile.model))
@@ -128,7 +144,7 @@ class CandidateFinder:
 
     @staticmethod
     def _begin(
-        running: dict[TenantKey, asyncio.Task[None]], tenant_key: TenantKey, work: Callable[[], Awaitable[None]]
+        running: dict[TenantKey, asyncio.Task[None]], tenant_key: TenantKey, work: Callable[[], Awaitable[object]]
     ) -> None:
         """One piece of work of a kind at a time for a tenant."""
         if tenant_key in running:
@@ -164,15 +180,24 @@ class CandidateFinder:
         async def states(asked: Sequence[tuple[UserKind, str]]) -> Sequence[tuple[int, SubjectState | None]]:
             return await self._snapshots.subject_states(tenant_key, model, asked, self._settings.neighbor_history_items)
 
-        self._held[tenant_key] = HeldSnapshot(
-            model, profile.version, snapshot, counters, counted, items, Gathering(states, _SUBJECTS_AT_ONCE)
+        async def counts(asked: Sequence[None]) -> Sequence[Counters]:
+            start = time.monotonic()
+            held.counters = await self._snapshots.counters(tenant_key, snapshot)
+            held.counted = start
+            return [held.counters] * len(asked)
+
+        held = HeldSnapshot(
+            model,
+            profile.version,
+            snapshot,
+            counters,
+            counted,
+            items,
+            subjects=Gathering(states, _SUBJECTS_AT_ONCE),
+            counting=Gathering(counts, _COUNTERS_AT_ONCE),
         )
+        self._held[tenant_key] = held
         self._held.move_to_end(tenant_key)
-        while sum(held.size for held in self._held.values()) > limit:
+        while sum(each.size for each in self._held.values()) > limit:
             self._held.popitem(last=False)
         self._not_before[tenant_key] = start + max(_READ_EVERY_S, _REST * (time.monotonic() - start))
-
-    async def _count(self, tenant_key: TenantKey, held: HeldSnapshot) -> None:
-        counted = time.monotonic()
-        held.counters = await self._snapshots.counters(tenant_key, held.snapshot)
-        held.counted = counted

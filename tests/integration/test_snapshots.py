@@ -16,10 +16,11 @@ from recsvc.domain.recommendations import Diversity, RecommendQuery, Strategy
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
+from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import Candidates
 from tests.api import Api
-from tests.cinema import open_cinema
+from tests.cinema import an_event, open_cinema
 from tests.cinema import train as train_cinema
 
 _NOW = datetime.now(UTC)
@@ -123,3 +124,24 @@ async def test_a_catalogue_that_memory_has_no_room_for_is_searched_in_postgresql
             await asyncio.sleep(0.05)
         assert finder.current(profile) is None
     assert len(found) > 0
+
+
+async def test_counters_may_be_told_to_be_no_older_than_the_question(
+    storage: Storage, cinema: Api, tenant: int
+) -> None:
+    engine = build_engine(storage)
+    finder = CandidateFinder(
+        storage.candidates, storage.snapshots, EngineSettings(counters_life_s=0.0), storage.metrics
+    )
+    profile = await _profile(engine, tenant)
+    question = engine.recommender.question(RecommendQuery(user_id=UserId("u1"), count=50), profile)
+    async with finder, asyncio.timeout(20):
+        while finder.current(profile) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        before = await finder.find(profile, question, _NOW)
+        events = [an_event(f"fan{fan}", "Western-7") for fan in range(30)]
+        await cinema.ingestion.BatchRecordEvents(ingestion_pb.BatchRecordEventsRequest(events=events))
+        found = await finder.find(profile, question, _NOW)
+    at = found.item_ids.index(ItemId("Western-7"))
+    counted = before.event_counts[before.item_ids.index(ItemId("Western-7"))]
+    assert found.event_counts[at] == counted + 30
