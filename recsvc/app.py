@@ -181,10 +181,12 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
 def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | None = None) -> Engine:
     """The recommender. cached: False computes every list anew, as an evaluation must."""
     settings = storage.settings
+    # Two answers to one question must not differ by what happened a moment ago.
+    engine_settings = settings.engine if cached else settings.engine.model_copy(update={"counters_life_s": 0.0})
     cache = ListCache(storage.redis) if cached else None
     profiles = TenantProfiles(storage.tenants, cache)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
-    finder = CandidateFinder(storage.candidates, storage.snapshots, settings.engine, storage.metrics)
+    finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics)
     recommender = Recommender(
         finder,
         storage.candidates,

@@ -92,8 +92,6 @@ async def run(plan: Plan, settings: Settings, console: Console) -> Report:
         raise NothingToAsk(plan.split)
     found.facts |= {"train events": int(task.split.train.sum()), "items with events": len(table.item_ids)}
     found.lap("read and split", start)
-    # Two runs of one question must not differ by what happened a moment ago.
-    settings = settings.model_copy(update={"engine": settings.engine.model_copy(update={"counters_life_s": 0.0})})
     async with open_storage(settings) as storage:
         tenant_id = TenantId(f"evaluate-{uuid.uuid4().hex[:12]}")
         tenant = await storage.tenants.create(tenant_id, f"evaluation of {plan.name}", TenantSettings())

@@ -153,6 +153,8 @@ async def _address(storage: Storage, settings: Settings, address: str | None) ->
         update={
             "database_url": SecretStr(storage.urls.database_url),
             "redis_url": SecretStr(storage.urls.redis_url),
+            # As in the process, so that the two can be compared.
+            "engine": settings.engine.model_copy(update={"counters_life_s": 0.0}),
             "server": settings.server.model_copy(
                 update={"host": "127.0.0.1", "port": 0, "metrics_port": 0, "default_deadline_s": _DEADLINE_S}
             ),
