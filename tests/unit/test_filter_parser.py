@@ -173,10 +173,14 @@ def test_bounds_hold_exactly() -> None:
     ],
 )
 def test_hostile_filter_is_refused_fast_and_briefly(text: str) -> None:
-    started = time.process_time()
-    with pytest.raises(InvalidFilter) as caught:
-        parse(text, ITEM_FIELDS)
-    assert time.process_time() - started < 0.05
+    took = []
+    for _ in range(5):
+        started = time.thread_time()
+        with pytest.raises(InvalidFilter) as caught:
+            parse(text, ITEM_FIELDS)
+        took.append(time.thread_time() - started)
+    # The quickest: a garbage collection of the whole test run may fall into any one.
+    assert min(took) < 0.05
     # It travels in the trailer, twice, percent-encoded; clients refuse more than 8 KiB.
     assert len(caught.value.message.encode()) < 600
 
