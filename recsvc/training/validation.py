@@ -25,6 +25,9 @@ _LEAST_CASES = 50
 _ENOUGH_CASES, _MOST_FOLDS, _FOLDED_PAIRS = 4000, 5, 1_000_000
 """With fewer cases there are more folds, as long as all folds together have no more pairs than these."""
 
+_MOST_PERIODS = 3
+"""Of those by time: each reaches back further, to what says less of the present."""
+
 _INFORMATIVE = 0.5
 """The share of users with several items who must have several times, for the times to be of use."""
 
@@ -48,6 +51,9 @@ class ValidationKind(StrEnum):
 
     BLOCKED = "blocked"
     """A random item of each user together with those most like it (blocked cross-validation, Roberts et al. 2017)."""
+
+
+_BY_TIME = (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +144,8 @@ def hold_out(
     """Hold out `share` of the interactions, asked for in at most `max_cases` cases; by time half as many again."""
     if kind is ValidationKind.AUTO:
         kind = ValidationKind.NEXT_ITEM if has_informative_times(dataset) else ValidationKind.BLOCKED
-    if kind in (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL):
-        # Most questions by time have one answer, others have several: it takes more of them to say as much.
-        held = _by_time(dataset, kind, share, max_cases * 3 // 2, seed)
+    if kind in _BY_TIME:
+        held = _by_time(dataset, kind, share, max_cases, seed)
         if len(held.cases) >= _LEAST_CASES:
             return held
         kind = ValidationKind.RANDOM
@@ -165,14 +170,19 @@ def hold_out_folds(
 ) -> list[HoldOut]:
     """The same, again and again with other draws where a single one asks too little to choose by.
 
-    Repeated random sub-sampling (Picard & Cook 1984). What is held out by time is the same at every draw: one fold.
+    Repeated random sub-sampling (Picard & Cook 1984). What is held out by time is the same at every draw: there,
+    further folds hold out the period before, and know nothing of what came after it (rolling origin, Tashman 2000).
     Blocks of one size only would speak for one distance between what is known and what is asked for, so there are at
     least two folds of these, and every other one holds out twice as much.
     """
     first = hold_out(dataset, kind, share=share, max_cases=max_cases, seed=seed)
-    if first.kind in (ValidationKind.NEXT_ITEM, ValidationKind.TEMPORAL) or len(first.cases) == 0:
+    if len(first.cases) == 0:
         return [first]
     count = min(_MOST_FOLDS, -(-_ENOUGH_CASES // len(first.cases)), _FOLDED_PAIRS // max(len(dataset.users), 1))
+    if first.kind in _BY_TIME:
+        periods = range(1, min(count, _MOST_PERIODS))
+        earlier = [_by_time(dataset, first.kind, share, max_cases // 2, seed, period) for period in periods]
+        return [first, *(fold for fold in earlier if len(fold.cases) >= _LEAST_CASES)]
     shares = (share, 2 * share) if first.kind is ValidationKind.BLOCKED else (share,)
     return [first] + [
         hold_out(
@@ -197,18 +207,24 @@ def has_informative_times(dataset: Dataset) -> bool:
     return bool(several.any() and np.mean(last[several] > first[several]) > _INFORMATIVE)
 
 
-def _by_time(dataset: Dataset, kind: ValidationKind, share: float, max_cases: int, seed: int) -> HoldOut:
-    cut = float(np.quantile(dataset.times, 1.0 - share, method="lower"))
+def _by_time(
+    dataset: Dataset, kind: ValidationKind, share: float, max_cases: int, seed: int, period: int = 0
+) -> HoldOut:
+    """What was done in the last `share` of the time, or so many such periods before."""
+    cut, end = np.quantile(dataset.times, (1.0 - (period + 1) * share, 1.0 - period * share), method="lower").tolist()
     fitting = dataset.times <= cut
+    held = ~fitting & (dataset.times <= end)
+    # Most questions by time have one answer, others have several: it takes more of them to say as much.
+    max_cases = max_cases * 3 // 2
     if kind is ValidationKind.TEMPORAL:
-        users = np.intersect1d(np.unique(dataset.users[fitting]), np.unique(dataset.users[~fitting]))
+        users = np.intersect1d(np.unique(dataset.users[fitting]), np.unique(dataset.users[held]))
         users = _sample(users, max_cases, seed)
         moments = np.full(len(users), cut)
     else:
         # One question per user and moment after the cut, if the user did anything before that moment.
         first = np.full(len(dataset.user_keys), np.inf)
         np.minimum.at(first, dataset.users, dataset.times)
-        asked = np.flatnonzero(~fitting & (dataset.times > first[dataset.users]))
+        asked = np.flatnonzero(held & (dataset.times > first[dataset.users]))
         pairs = np.unique(np.stack([dataset.users[asked].astype(np.float64), dataset.times[asked]], axis=1), axis=0)
         pairs = pairs[_sample(np.arange(len(pairs)), max_cases, seed)]
         pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
@@ -221,7 +237,8 @@ def _by_time(dataset: Dataset, kind: ValidationKind, share: float, max_cases: in
     case_of_entry = np.repeat(np.arange(len(users)), lengths)
     times, moment = counted.times[entries], moments[case_of_entry]
     before = times <= moment if kind is ValidationKind.TEMPORAL else times < moment
-    wanted = (times > moment if kind is ValidationKind.TEMPORAL else times == moment) & (signals[entries] > 0)
+    asked_for = (times > moment) & (times <= end) if kind is ValidationKind.TEMPORAL else times == moment
+    wanted = asked_for & (signals[entries] > 0)
     cases = _assemble(dataset, case_of_entry, entries, before, wanted, moments)
     live = fitting if kind is ValidationKind.TEMPORAL else np.ones(len(dataset.users), dtype=np.bool_)
     return HoldOut(kind, fitting, live, cases, until=cut)

@@ -94,6 +94,28 @@ def test_by_time_nothing_later_than_the_question_is_known(kind: ValidationKind) 
     assert dataset.times[held.fitting].max() < dataset.times[~held.fitting].min()
 
 
+@pytest.mark.parametrize("kind", _BY_TIME)
+def test_periods_follow_one_another_and_none_knows_a_later_one(kind: ValidationKind) -> None:
+    dataset = a_dataset()
+    folds = hold_out_folds(dataset, kind)
+    assert len(folds) == 3
+    time_of = {(user, item): time for user, item, time in zip(dataset.users, dataset.items, dataset.times, strict=True)}
+    end = dataset.times.max()
+    for fold in folds:
+        assert fold.kind is kind
+        assert dataset.times[fold.fitting].max() <= fold.until
+        assert fold.cases.moments.max() <= end
+        for row in range(len(fold.cases)):
+            history, wanted = set(fold.cases.ages[[row]].indices), set(fold.cases.wanted[[row]].indices)
+            (user,) = [u for u in range(80) if all((u, item) in time_of for item in history | wanted)]
+            assert all(fold.until < time_of[user, item] <= end for item in wanted)
+        end = fold.until
+
+
+def test_a_period_with_cases_enough_stands_alone() -> None:
+    assert len(hold_out_folds(a_dataset(users=4000, per_user=20), ValidationKind.NEXT_ITEM, max_cases=9000)) == 1
+
+
 def test_next_item_asks_with_all_that_came_before() -> None:
     dataset = a_dataset()
     held = hold_out(dataset, ValidationKind.NEXT_ITEM)
