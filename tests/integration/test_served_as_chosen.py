@@ -25,7 +25,7 @@ _NOW = datetime.now(UTC)
 
 @pytest.fixture
 async def walkers(storage: Storage, tenant: TenantKey) -> TenantKey:
-    """Users who go from item to item in small steps; every third event has company at the same time."""
+    """Users who go from item to item in small steps, forth and back; every third event has company at the same time."""
     rng = np.random.default_rng(4)
     await storage.items.upsert_many(tenant, [Item(ItemId(f"{number:03}")) for number in range(_ITEMS)])
     events = []
@@ -33,7 +33,7 @@ async def walkers(storage: Storage, tenant: TenantKey) -> TenantKey:
         place = int(rng.integers(_ITEMS))
         begin = _NOW - timedelta(hours=int(rng.integers(1, 400)))
         for step in range(_LENGTH):
-            place = (place + int(rng.integers(1, 4))) % _ITEMS
+            place = (place + int(rng.integers(-4, 5))) % _ITEMS
             event_id = EventId(f"{user}/{step}")
             time = begin + timedelta(minutes=step - step % 3)
             events.append(Event(event_id, "view", ItemId(f"{place:03}"), time, user_id=UserId(f"{user:03}")))
