@@ -23,8 +23,9 @@ run: $(READY) ## Install, start PostgreSQL and Redis under ./.data, load data, t
 test: $(READY) ## Run every test on servers that the tests start themselves.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-chaos: $(READY) ## Kill servers, PostgreSQL and Redis under load, sixty rounds.
-	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} $(BIN)/python -m pytest -s tests/chaos/test_rounds.py
+chaos: $(READY) ## Kill and stop servers, PostgreSQL and Redis under load.
+	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \
+	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py
 
 check: $(READY) ## Lint, types, layers, protos.
 	$(BIN)/ruff check .

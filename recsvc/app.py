@@ -20,6 +20,7 @@ from recsvc.domain.paging import PageTokens
 from recsvc.embedded import embedded_servers
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
+from recsvc.engine.fallback import Fallback
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
@@ -28,6 +29,7 @@ from recsvc.engine.recommender import Recommender
 from recsvc.engine.shown_log import ShownLog
 from recsvc.engine.similar_items import SimilarItemFinder
 from recsvc.engine.similar_users import SimilarUserFinder
+from recsvc.engine.trending_memory import TrendingMemory
 from recsvc.engine.watch_hub import WatchHub
 from recsvc.rpc.authentication import Authenticator, KeyHasher
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
@@ -110,6 +112,7 @@ class Engine:
     fold_in: FoldIn
     item_fold_in: ItemFoldIn
     finder: CandidateFinder
+    trending: TrendingMemory
     recommender: Recommender
     similar_items: SimilarItemFinder
     similar_users: SimilarUserFinder
@@ -146,7 +149,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
         urls = await stack.enter_async_context(open_urls(settings))
         await migrate(urls.database_url)
         metrics = Metrics()
-        database = await stack.enter_async_context(Database(urls.database_url, settings.postgres))
+        database = await stack.enter_async_context(Database(urls.database_url, settings.postgres, metrics))
         redis = await stack.enter_async_context(RedisClient(urls.redis_url, settings.cache, metrics))
         changes = VersionAnnouncer(redis)
         longest_transaction_s = settings.postgres.bulk_statement_timeout_s
@@ -187,6 +190,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     profiles = TenantProfiles(storage.tenants, cache)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
     finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics)
+    trending = TrendingMemory(storage.candidates, storage.items)
     recommender = Recommender(
         finder,
         storage.candidates,
@@ -194,6 +198,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
         profiles,
         fold_in,
         cache,
+        Fallback(cache, trending, storage.metrics) if cache is not None else None,
         shown,
         storage.metrics,
         settings.engine,
@@ -202,7 +207,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles)
     similar_users = SimilarUserFinder(storage.similar_users, profiles, fold_in)
     item_fold_in = ItemFoldIn(storage.content, storage.changes)
-    return Engine(profiles, fold_in, item_fold_in, finder, recommender, similar_items, similar_users)
+    return Engine(profiles, fold_in, item_fold_in, finder, trending, recommender, similar_items, similar_users)
 
 
 def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool] = lambda: False) -> Projector:
@@ -228,6 +233,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         engine = build_engine(storage, shown=shown)
         await stack.enter_async_context(engine.finder)
+        await stack.enter_async_context(engine.trending)
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,

@@ -23,6 +23,14 @@ class PostgresSettings(BaseModel):
     connect_timeout_s: float = Field(5.0, gt=0, description="How long one attempt to connect may take.")
     statement_timeout_s: float = Field(10.0, gt=0, description="Longest run of one statement on the request path.")
     bulk_statement_timeout_s: float = Field(600.0, gt=0, description="The same for imports, exports and training.")
+    reconnect_s: float = Field(
+        5.0, gt=0, description="After so long without a connection, attempts to make one begin again with short pauses."
+    )
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which PostgreSQL is left alone.")
+    breaker_reset_s: float = Field(1.0, gt=0, description="Pause after which PostgreSQL is tried again.")
+    breaker_slow_s: float = Field(
+        2.0, gt=0, description="When half of the last 50 reads failed or took so long, PostgreSQL is left alone, too."
+    )
     prepare_statements: bool = Field(
         True, description="Server-side prepared statements; switch off behind PgBouncer before 1.21."
     )
@@ -37,6 +45,9 @@ class CacheSettings(BaseModel):
     pool_size: int = Field(64, ge=1, description="Connections to Redis that each process opens at most.")
     list_ttl_s: float = Field(
         60.0, gt=0, description="Age at which a cached list is computed anew even if nothing changed."
+    )
+    stale_ttl_s: float = Field(
+        3600.0, ge=0, description="How old a list may be that is answered, and called stale, while PostgreSQL is away."
     )
     version_ttl_s: float = Field(86_400.0, gt=0, description="How long the version of a user's state is remembered.")
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which Redis is left alone.")
@@ -103,6 +114,9 @@ class EngineSettings(BaseModel):
         ge=0,
         description="How old the counters of items may be that such lists go by; they wait for new ones past four times"
         " that. 0: no older than the question.",
+    )
+    fresh_list_s: float = Field(
+        2.0, gt=0, description="How long a call waits for a fresh list before it is content with an older one."
     )
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."

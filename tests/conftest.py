@@ -24,6 +24,7 @@ from recsvc.embedded import embedded_servers
 from recsvc.settings import AuthSettings, ServerSettings, Settings
 from recsvc.storage.database import Database
 from recsvc.storage.migrator import migrate
+from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
 
 _numbers = itertools.count(1)
@@ -85,7 +86,7 @@ async def database_url(settings: Settings) -> str:
 @pytest.fixture(scope="session")
 async def database(database_url: str, settings: Settings) -> AsyncIterator[Database]:
     """An open pool."""
-    async with Database(database_url, settings.postgres) as opened:
+    async with Database(database_url, settings.postgres, Metrics()) as opened:
         yield opened
 
 

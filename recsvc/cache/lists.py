@@ -7,6 +7,7 @@ versions come out of Redis in the same round trip as the list, except for a user
 from __future__ import annotations
 
 import json
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -67,9 +68,18 @@ class ListCache:
         ):
             return LookUp(None, tenant_version)
         found = codec.decode(document["list"])
+        if document["fresh_until"] < time.time():
+            return LookUp(None, tenant_version)
         if max_age is not None and datetime.now(UTC) - found.generate_time > max_age:
             return LookUp(None, tenant_version)
         return LookUp(found, tenant_version)
+
+    async def find_stale(self, tenant_key: TenantKey, fingerprint: str) -> Recommendations | None:
+        """The last list that was kept for a question, whatever happened since; for when no other can be had."""
+        answers = await self._client.get_many([_list_key(tenant_key, fingerprint)])
+        if not answers or answers[0] is None:
+            return None
+        return codec.decode(json.loads(answers[0])["list"])
 
     async def tenant_version(self, tenant_key: TenantKey) -> int | None:
         """The version that was announced last; None when Redis does not know it."""
@@ -103,21 +113,26 @@ class ListCache:
         value: Recommendations,
         versions: Versions,
         life_s: float,
+        stale_s: float,
     ) -> None:
-        """Keep a list for a while, and the versions that it was computed at."""
+        """Keep a list and the versions that it was computed at.
+
+        life_s: how long it may be served; stale_s: how long it is kept for `find_stale`.
+        """
         if versions.user_key is not None:
             self._remember(tenant_key, who, versions.user_key)
         document = {
             "tenant_version": versions.tenant_version,
             "user_key": versions.user_key,
             "user_version": versions.user_version,
+            "fresh_until": time.time() + life_s,
             "list": codec.encode(value),
         }
         present = {tenant_version_key(tenant_key): versions.tenant_version}
         if versions.user_key is not None:
             present[user_version_key(tenant_key, versions.user_key)] = versions.user_version
         if await self._client.raise_versions(present, changes_channel(tenant_key)):
-            await self._client.put(_list_key(tenant_key, fingerprint), codec.dumps(document), life_s)
+            await self._client.put(_list_key(tenant_key, fingerprint), codec.dumps(document), max(life_s, stale_s))
 
     def _remember(self, tenant_key: TenantKey, who: str, user_key: UserKey) -> None:
         self._user_keys[(tenant_key, who)] = user_key
@@ -127,4 +142,4 @@ class ListCache:
 
 
 def _list_key(tenant_key: TenantKey, fingerprint: str) -> str:
-    return f"recsvc:{{{tenant_key}}}:list:{fingerprint}"
+    return f"recsvc:{{{tenant_key}}}:answer:{fingerprint}"

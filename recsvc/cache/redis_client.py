@@ -29,7 +29,7 @@ class RedisClient:
     def __init__(self, url: str, settings: CacheSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._breaker = Breaker("redis", settings.breaker_failures, settings.breaker_reset_s)
+        self._breaker = Breaker("redis", failures=settings.breaker_failures, reset_s=settings.breaker_reset_s)
         self._redis = aioredis.Redis.from_url(
             url,
             socket_timeout=settings.timeout_s,

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recsvc.cache.lists import ListCache
-from recsvc.domain.errors import StorageUnavailable
+from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.gathering import Gathering
+from recsvc.resilience.in_time import in_time
 from recsvc.storage.tenants import TenantRepository
 
 _LIFE_S = 1.0
+_LOAD_S = 1.0
 _ASKED_AT_ONCE = 1000
 
 
@@ -47,8 +49,8 @@ class TenantProfiles:
             # Who waited while another found the database away must not wait for it once more.
             if time.monotonic() - self._failures.get(tenant_key, -_LIFE_S) >= _LIFE_S:
                 try:
-                    return await self._load(tenant_key)
-                except StorageUnavailable:
+                    return await in_time(self._load(tenant_key), _LOAD_S)
+                except (StorageUnavailable, DeadlinePassed):
                     self._failures[tenant_key] = time.monotonic()
             # An old profile still leads to the cached lists; whatever needs the database fails by itself.
             if tenant_key in self._entries:

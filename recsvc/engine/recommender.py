@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from recsvc.cache.lists import ListCache, Versions
+from recsvc.cache.lists import ListCache, LookUp, Versions
 from recsvc.domain.errors import ItemNotFound, UserNotFound
 from recsvc.domain.ids import ItemId, ItemKey, TenantKey
 from recsvc.domain.recommendations import (
@@ -30,11 +30,13 @@ from recsvc.domain.tenancy import TenantProfile
 from recsvc.domain.users import UserKind
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.explain import reasons
+from recsvc.engine.fallback import UNANSWERED, Fallback
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_details import with_details
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.ranking import Ranked, rank, weights_for
 from recsvc.engine.shown_log import ShownLog
+from recsvc.resilience.in_time import in_time
 from recsvc.settings import CacheSettings, EngineSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Evidence
 from recsvc.storage.items import ItemRepository
@@ -75,53 +77,83 @@ class Recommender:
         profiles: TenantProfiles,
         fold_in: FoldIn,
         cache: ListCache | None,
+        fallback: Fallback | None,
         shown: ShownLog | None,
         metrics: Metrics,
         settings: EngineSettings,
         cache_settings: CacheSettings,
     ) -> None:
-        """cache, shown: None leaves them out (evaluation)."""
+        """cache, fallback, shown: None leaves them out (evaluation)."""
         self._finder = finder
         self._candidates = candidates
         self._items = items
         self._profiles = profiles
         self._fold_in = fold_in
         self._cache = cache
+        self._fallback = fallback
         self._shown = shown
         self._metrics = metrics
         self._settings = settings
         self._cache_settings = cache_settings
 
     async def recommend(
-        self, tenant_key: TenantKey, query: RecommendQuery, *, in_bulk: bool = False
+        self,
+        tenant_key: TenantKey,
+        query: RecommendQuery,
+        *,
+        in_bulk: bool = False,
+        budget_s: float | None = None,
     ) -> Recommendations:
-        """A ranked list for a user, a session, some items, or anybody.
+        """A ranked list for a user, a session, some items, or anybody; a degraded one when no fresh one is to be had.
 
-        in_bulk: one of many that nobody will ask for again soon: past the cache, and waiting until the list can be
-        noted as shown, rather than dropping that note. Raises StorageUnavailable.
+        in_bulk: one of many that nobody will ask for again soon: past the cache, never degraded, and waiting until the
+        list can be noted as shown, rather than dropping that note. budget_s: how long the caller can wait for a fresh
+        list. Raises StorageUnavailable and DeadlinePassed when there is no list at all.
         """
-        found = await self.find(tenant_key, query, cached=not in_bulk)
+        if in_bulk or self._fallback is None:
+            found = await self.find(tenant_key, query, cached=not in_bulk)
+        else:
+            found = await self._find_or_degrade(tenant_key, query, self._fallback, budget_s)
         return await self.tell(tenant_key, query, found, patiently=in_bulk)
 
     async def find(self, tenant_key: TenantKey, query: RecommendQuery, *, cached: bool = True) -> Recommendations:
         """The list that `recommend` would give now, without an id: it is not counted as shown."""
-        who = _who(query)
-        fingerprint = query.fingerprint()
-        # What is drawn by chance must not be frozen, and an answer for another moment is not the present one.
-        cacheable = cached and self._cache is not None and not query.exploration and query.time is None
-        found, version = None, 0
-        if self._cache is not None and cacheable and query.max_staleness != timedelta(0):
-            looked_up = await self._cache.find(tenant_key, who, fingerprint, query.max_staleness)
-            found, version = looked_up.found, looked_up.tenant_version
-            self._metrics.cache_lookups.labels("hit" if found else "miss").inc()
-        if found is None:
-            profile = await (
-                self._profiles.get(tenant_key, version) if version else self._profiles.get_current(tenant_key)
-            )
-            candidates, profile = await self._fresh_candidates(profile, query)
-            found = await self._ranked(profile, query, candidates)
-            if self._cache is not None and cacheable:
-                await self._keep(profile, who, fingerprint, found, candidates)
+        looked_up = await self._look_up(tenant_key, query, cached)
+        return looked_up.found or await self._compute(tenant_key, query, looked_up.tenant_version, cached)
+
+    async def _find_or_degrade(
+        self, tenant_key: TenantKey, query: RecommendQuery, fallback: Fallback, budget_s: float | None
+    ) -> Recommendations:
+        looked_up = await self._look_up(tenant_key, query, cached=True)
+        if looked_up.found is not None:
+            return looked_up.found
+        budget_s = min(budget_s or self._settings.fresh_list_s, self._settings.fresh_list_s)
+        try:
+            return await in_time(self._compute(tenant_key, query, looked_up.tenant_version, cached=True), budget_s)
+        except UNANSWERED:
+            found = await fallback.find(tenant_key, query)
+            if found is None:
+                raise
+            return found
+
+    async def _look_up(self, tenant_key: TenantKey, query: RecommendQuery, cached: bool) -> LookUp:
+        if self._cache is None or not (cached and _is_cacheable(query)) or query.max_staleness == timedelta(0):
+            return LookUp(None, 0)
+        looked_up = await self._cache.find(tenant_key, _who(query), query.fingerprint(), query.max_staleness)
+        self._metrics.cache_lookups.labels("hit" if looked_up.found else "miss").inc()
+        return looked_up
+
+    async def _compute(
+        self, tenant_key: TenantKey, query: RecommendQuery, version: int, cached: bool
+    ) -> Recommendations:
+        """A fresh list, kept in the cache. version: of the tenant that the list must at least be of; 0: the present."""
+        profile = await (self._profiles.get(tenant_key, version) if version else self._profiles.get_current(tenant_key))
+        candidates, profile = await self._fresh_candidates(profile, query)
+        found = await self._ranked(profile, query, candidates)
+        if self._fallback is not None:
+            self._fallback.keep_up(profile)
+        if self._cache is not None and cached and _is_cacheable(query):
+            await self._keep(profile, _who(query), query.fingerprint(), found, candidates)
         return found
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
@@ -326,15 +358,18 @@ class Recommender:
         if self._cache is None or (who and candidates.subject.user_key is None):
             # An unknown user has no version that could outdate the list; the first event makes one.
             return
-        life_s = self._cache_settings.list_ttl_s
-        expiring = {item.item_id for item in found.items}
-        for item_id, expire_time in zip(candidates.item_ids, candidates.expire_times, strict=True):
-            if expire_time is not None and item_id in expiring:
-                life_s = min(life_s, (expire_time - found.generate_time).total_seconds())
+        shown = {item.item_id for item in found.items}
+        left_s = [
+            (expire_time - found.generate_time).total_seconds()
+            for item_id, expire_time in zip(candidates.item_ids, candidates.expire_times, strict=True)
+            if expire_time is not None and item_id in shown
+        ]
+        life_s = min([self._cache_settings.list_ttl_s, *left_s])
+        stale_s = min([self._cache_settings.stale_ttl_s, *left_s])
         if life_s <= 0:
             return
         versions = Versions(profile.version, candidates.subject.user_key, candidates.subject.version)
-        await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s)
+        await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s, stale_s)
 
     async def tell(
         self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations, *, patiently: bool = False
@@ -371,6 +406,11 @@ def _recency(strategy: Strategy, profile: TenantProfile) -> Mapping[str, float]:
         # Whatever order says on the whole, of a session the last items tell most.
         recency[Source.NEIGHBORS] = min(recency.get(Source.NEIGHBORS, 1.0), _SESSION_RECENCY)
     return recency
+
+
+def _is_cacheable(query: RecommendQuery) -> bool:
+    """What is drawn by chance must not be frozen, and an answer for another moment is not the present one."""
+    return not query.exploration and query.time is None
 
 
 def _who(query: RecommendQuery) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -21,7 +21,10 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
+from recsvc.resilience.breaker import Breaker, BreakerOpen
+from recsvc.resilience.in_time import in_time
 from recsvc.settings import PostgresSettings
+from recsvc.telemetry.metrics import Metrics
 
 Connection = psycopg.AsyncConnection[DictRow]
 Query = sql.Composed | sql.SQL | bytes
@@ -37,8 +40,19 @@ _ENTER_SERVICE = b"SELECT set_config('statement_timeout', %(timeout_ms)s, true)"
 class Database:
     """A pool to one PostgreSQL; an async context manager."""
 
-    def __init__(self, url: str, settings: PostgresSettings) -> None:
+    def __init__(self, url: str, settings: PostgresSettings, metrics: Metrics) -> None:
         self._settings = settings
+        self._show_state = metrics.breaker_changed("postgresql")
+        self._prober: asyncio.Task[None] | None = None
+        self._breaker = Breaker(
+            "postgresql",
+            failures=settings.breaker_failures,
+            reset_s=settings.breaker_reset_s,
+            slow_s=settings.breaker_slow_s,
+            is_failure=lambda error: isinstance(error, StorageUnavailable),
+            on_change=self._breaker_changed,
+            probed_apart=True,
+        )
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             connection_class=psycopg.AsyncConnection[DictRow],
@@ -53,6 +67,8 @@ class Database:
             max_size=settings.pool_size,
             timeout=settings.pool_timeout_s,
             max_waiting=settings.pool_size * 50,
+            # The pauses between attempts double: after so long they begin again with a short one.
+            reconnect_timeout=settings.reconnect_s,
             configure=_configure,
             check=None,
             open=False,
@@ -70,7 +86,26 @@ class Database:
 
     async def __aexit__(self, *exc: object) -> None:
         """Close the pool; connections in use are given a moment to come back."""
+        if self._prober is not None:
+            self._prober.cancel()
         await self._pool.close(timeout=5)
+
+    def _breaker_changed(self, state: str) -> None:
+        self._show_state(state)
+        if state == "open" and (self._prober is None or self._prober.done()):
+            self._prober = asyncio.create_task(self._probe())
+
+    async def _probe(self) -> None:
+        """Ask PostgreSQL now and then until it answers, so that calls need not find out."""
+        while not self._breaker.is_closed:
+            await asyncio.sleep(self._settings.breaker_reset_s / 2)
+            with suppress(StorageUnavailable, DeadlinePassed, BreakerOpen):
+                await in_time(self._answer_probe(), self._settings.breaker_slow_s)
+
+    async def _answer_probe(self) -> None:
+        with self._breaker.guard(probe=True), translated_errors():
+            async with self._leased() as connection:
+                await connection.execute(b"SELECT 1")
 
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[Connection]:
@@ -95,8 +130,7 @@ class Database:
     @asynccontextmanager
     async def service_transaction(self, *, timeout_s: float | None = None) -> AsyncIterator[Connection]:
         """A transaction over all tenants, as the owner: authentication, projection, training, administration."""
-        async with self.connection() as connection, connection.transaction():
-            await connection.execute(_ENTER_SERVICE, {"timeout_ms": self._timeout_ms(timeout_s)})
+        async with self._transaction(_ENTER_SERVICE, {"timeout_ms": self._timeout_ms(timeout_s)}) as connection:
             yield connection
 
     @asynccontextmanager
@@ -107,13 +141,33 @@ class Database:
 
         snapshot: every statement sees the state at the first one (REPEATABLE READ), for exports.
         """
-        async with self.connection() as connection, connection.transaction():
-            if snapshot:
-                await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            await connection.execute(
-                _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(timeout_s)}
-            )
+        parameters = {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(timeout_s)}
+        async with self._transaction(_ENTER_TENANT, parameters, snapshot=snapshot) as connection:
             yield connection
+
+    @asynccontextmanager
+    async def _transaction(
+        self, enter: bytes, parameters: Params, *, snapshot: bool = False
+    ) -> AsyncIterator[Connection]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(translated_errors())
+            # How long the rest takes is up to what is done in it, and says nothing of PostgreSQL.
+            with self._guarded():
+                connection = await stack.enter_async_context(self._leased())
+                await stack.enter_async_context(connection.transaction())
+                if snapshot:
+                    await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                await connection.execute(enter, parameters)
+            yield connection
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Translate errors, and leave PostgreSQL alone while the breaker is open."""
+        try:
+            with self._breaker.guard(), translated_errors():
+                yield
+        except BreakerOpen as error:
+            raise StorageUnavailable from error
 
     async def fetch_all(
         self,
@@ -127,7 +181,7 @@ class Database:
 
         setting: one more statement before it (SET LOCAL of a planner or index option).
         """
-        with translated_errors():
+        with self._guarded():
             async with self._leased() as connection:
                 async with connection.pipeline(), connection.transaction():
                     await connection.execute(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 # From a cache hit (well under a millisecond) to an import chunk.
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 60)
+
+_BREAKER_STATES = ("closed", "half-open", "open")
 
 
 class Metrics:
@@ -66,3 +70,21 @@ class Metrics:
         self.redis_failures = Counter(
             "recsvc_redis_failures_total", "Commands that Redis did not answer.", registry=self.registry
         )
+        self.breaker_state = Gauge(
+            "recsvc_breaker_state",
+            "What is done about a dependency: 0 it is asked, 1 it is being probed, 2 it is left alone.",
+            ["dependency"],
+            registry=self.registry,
+        )
+        self.degraded = Counter(
+            "recsvc_degraded_answers_total",
+            "Lists that are less than they could be, by where they came from instead.",
+            ["origin"],
+            registry=self.registry,
+        )
+
+    def breaker_changed(self, dependency: str) -> Callable[[str], None]:
+        """What a breaker tells its state to: "closed", "half-open" or "open"."""
+        gauge = self.breaker_state.labels(dependency)
+        gauge.set(0)
+        return lambda state: gauge.set(_BREAKER_STATES.index(state))

@@ -28,6 +28,8 @@ from recsvc.settings import ServerSettings
 # More would only queue for the database's connections and keep other callers from them.
 _BATCH_CONCURRENCY = 4
 _WATCH_INTERVAL_S = 0.1
+# Of the time that a caller gives, the rest is for the list that comes instead of a fresh one.
+_FRESH_SHARE = 0.7
 
 
 class RecommendationServicer(RecommendationServiceServicer):
@@ -54,7 +56,9 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._settings = settings
 
     async def Recommend(self, request: pb.RecommendRequest, context: Context) -> pb.RecommendResponse:
-        return await self._recommend(request, await self._profiles.get(calls.tenant()))
+        left_s = context.time_remaining()
+        budget_s = _FRESH_SHARE * left_s if left_s is not None else None
+        return await self._recommend(request, await self._profiles.get(calls.tenant()), budget_s)
 
     async def BatchRecommend(self, request: pb.BatchRecommendRequest, context: Context) -> pb.BatchRecommendResponse:
         profile = await self._profiles.get(calls.tenant())
@@ -173,9 +177,11 @@ class RecommendationServicer(RecommendationServiceServicer):
             found = await self._recommender.recommend(tenant_key, query, in_bulk=True)
         return convert.recommend_response(found, query.item_fields)
 
-    async def _recommend(self, request: pb.RecommendRequest, profile: TenantProfile) -> pb.RecommendResponse:
+    async def _recommend(
+        self, request: pb.RecommendRequest, profile: TenantProfile, budget_s: float | None = None
+    ) -> pb.RecommendResponse:
         query = convert.recommend_query(request, profile)
-        found = await self._recommender.recommend(profile.tenant_key, query)
+        found = await self._recommender.recommend(profile.tenant_key, query, budget_s=budget_s)
         return convert.recommend_response(found, query.item_fields)
 
 
