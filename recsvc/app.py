@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
+import structlog
 from prometheus_client import start_http_server
 
+from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.lists import ListCache
 from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import VersionAnnouncer
+from recsvc.domain.bootstrap_keys import parse
+from recsvc.domain.errors import AlreadyExists
 from recsvc.domain.paging import PageTokens
+from recsvc.domain.tenancy import TenantSettings
 from recsvc.embedded import embedded_servers
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
@@ -31,11 +36,12 @@ from recsvc.engine.similar_items import SimilarItemFinder
 from recsvc.engine.similar_users import SimilarUserFinder
 from recsvc.engine.trending_memory import TrendingMemory
 from recsvc.engine.watch_hub import WatchHub
-from recsvc.rpc.authentication import Authenticator, KeyHasher
+from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.errors import ErrorMapping
 from recsvc.rpc.interceptors.observation import Observation
 from recsvc.rpc.interceptors.request_id import RequestIds
+from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.pipeline import Pipeline
 from recsvc.rpc.server import FILES, RpcServer
 from recsvc.rpc.servicers.admin import AdminServicer
@@ -66,6 +72,8 @@ from recsvc.storage.user_states import UserStateRepository
 from recsvc.storage.users import UserRepository
 from recsvc.telemetry.metrics import Metrics
 from recsvc.training.runner import TrainingRunner
+
+_log = structlog.get_logger("recsvc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +171,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             redis=redis,
             changes=changes,
             tenants=TenantRepository(database, changes),
-            keys=ApiKeyRepository(database),
+            keys=ApiKeyRepository(database, changes),
             items=ItemRepository(database, changes, longest_transaction_s=longest_transaction_s),
             users=UserRepository(database, changes, events),
             events=events,
@@ -179,6 +187,19 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             similar_users=SimilarUserRepository(database),
             shown=ShownRepository(database),
         )
+
+
+async def store_bootstrap_keys(storage: Storage) -> None:
+    """Make the keys of the configuration, and their tenants, where they are missing. Raises InvalidField."""
+    auth = storage.settings.auth
+    texts = [auth.bootstrap_keys.get_secret_value()] if auth.bootstrap_keys else []
+    if auth.bootstrap_keys_file is not None:
+        texts.append(auth.bootstrap_keys_file.read_text(encoding="utf-8"))
+    for key in (key for text in texts for key in parse(text)):
+        with suppress(AlreadyExists):
+            await storage.tenants.create(key.tenant_id, "", TenantSettings())
+        if await storage.keys.insert_bootstrap(key):
+            _log.info("bootstrap_key.stored", key_id=key.key_id, tenant=key.tenant_id)
 
 
 def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | None = None) -> Engine:
@@ -231,6 +252,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(settings))
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
+        await store_bootstrap_keys(storage)
         engine = build_engine(storage, shown=shown)
         await stack.enter_async_context(engine.finder)
         await stack.enter_async_context(engine.trending)
@@ -242,10 +264,15 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         writer = await stack.enter_async_context(EventWriter(storage.events, settings.writer, storage.metrics))
         await stack.enter_async_context(build_projector(storage, engine, writer.is_busy))
         draining = asyncio.Event()
+        feed = await stack.enter_async_context(ChangeFeed(storage.redis))
         watches = await stack.enter_async_context(
-            WatchHub(engine.recommender, storage.states, storage.redis, draining, settings.watch, storage.metrics)
+            WatchHub(engine.recommender, storage.states, feed, draining, settings.watch, storage.metrics)
         )
-        server = await _build_server(storage, engine, writer, watches, runner, draining)
+        hasher = KeyHasher(settings.auth)
+        stack.callback(hasher.close)
+        authenticator = Authenticator(storage.keys, hasher, lambda: feed.is_connected, settings.auth)
+        feed.listen(authenticator.forget_all, on_key=authenticator.forget)
+        server = await _build_server(storage, engine, writer, watches, runner, hasher, authenticator, draining)
         metrics_server, metrics_thread = start_http_server(
             settings.server.metrics_port, settings.server.host, storage.metrics.registry
         )
@@ -262,6 +289,8 @@ async def _build_server(
     writer: EventWriter,
     watches: WatchHub,
     runner: TrainingRunner,
+    hasher: KeyHasher,
+    authenticator: Authenticator,
     draining: asyncio.Event,
 ) -> RpcServer:
     settings = storage.settings
@@ -269,8 +298,6 @@ async def _build_server(
     tokens = PageTokens(
         secret.get_secret_value().encode() if secret else await storage.tenants.service_secret("page_tokens")
     )
-    hasher = KeyHasher(settings.auth)
-    authenticator = Authenticator(storage.keys, hasher, settings.auth)
     validator = RequestValidator()
     pipeline = Pipeline(
         stages=(

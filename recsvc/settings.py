@@ -90,8 +90,21 @@ class AuthSettings(BaseModel):
     argon2_time_cost: int = Field(2, ge=1, description="argon2id passes.")
     argon2_memory_kib: int = Field(19_456, ge=8, description="argon2id memory (OWASP minimum: 19 MiB).")
     argon2_parallelism: int = Field(1, ge=1, description="argon2id lanes.")
-    cache_ttl_s: float = Field(60.0, gt=0, description="How long a verified key is trusted without the database.")
+    cache_ttl_s: float = Field(
+        30.0,
+        gt=0,
+        description="How long a verified key is trusted without the database; 1 s while nothing is heard from Redis.",
+    )
     cache_size: int = Field(10_000, ge=1, description="Verified keys remembered per process.")
+    verification_threads: int = Field(2, ge=1, le=64, description="Threads that compute argon2id, at low priority.")
+    verifications_waiting: int = Field(
+        64, ge=1, description="Keys being verified at once, or waiting for it; further unknown keys are refused."
+    )
+    bootstrap_keys: SecretStr | None = Field(
+        None,
+        description="Keys to make at start, lines of key_id:argon2id-hash:tenant:scopes, as `recsvc keys hash` prints.",
+    )
+    bootstrap_keys_file: Path | None = Field(None, description="A file of such lines.")
 
 
 class EngineSettings(BaseModel):

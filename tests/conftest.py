@@ -10,7 +10,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,12 +43,16 @@ class RecordedChanges:
 
     tenants: list[tuple[TenantKey, int]] = field(default_factory=list)
     users: list[tuple[TenantKey, dict[UserKey, int]]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
     async def tenant_changed(self, tenant_key: TenantKey, version: int) -> None:
         self.tenants.append((tenant_key, version))
 
     async def users_changed(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> None:
         self.users.append((tenant_key, dict(versions)))
+
+    async def keys_changed(self, key_ids: Sequence[str]) -> None:
+        self.keys.extend(key_ids)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,10 @@ class Subscription:
     def __init__(self) -> None:
         self.channels: set[str] = set()
         self.confirms = True
+        self.answers_pings = True
         self.opened = 0
+        self._may_subscribe = asyncio.Event()
+        self._may_subscribe.set()
         self._messages: asyncio.Queue[Any] = asyncio.Queue()
 
     async def __aenter__(self) -> Subscription:
@@ -25,7 +28,13 @@ class Subscription:
     async def __aexit__(self, *exc: object) -> None:
         pass
 
+    def delay_next_subscribe(self) -> asyncio.Event:
+        """Let the next subscription begin only once this is set."""
+        self._may_subscribe = asyncio.Event()
+        return self._may_subscribe
+
     async def subscribe(self, *channels: str) -> None:
+        await self._may_subscribe.wait()
         self.channels.update(channels)
         if self.confirms:
             for channel in channels:
@@ -34,8 +43,15 @@ class Subscription:
     async def unsubscribe(self, *channels: str) -> None:
         self.channels.difference_update(channels)
 
-    async def get_message(self, **_: float) -> Any:
-        message = await self._messages.get()
+    async def ping(self) -> None:
+        if self.answers_pings:
+            self._messages.put_nowait({"type": "pong", "channel": None, "data": b""})
+
+    async def get_message(self, *, timeout: float) -> Any:  # noqa: ASYNC109  (as the client of Redis has it)
+        try:
+            message = await asyncio.wait_for(self._messages.get(), timeout)
+        except TimeoutError:
+            return None
         if isinstance(message, Exception):
             raise message
         return message

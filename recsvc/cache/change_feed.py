@@ -1,4 +1,4 @@
-"""What other processes announce, as it happens: which users and tenants have new versions.
+"""What other processes announce, as it happens: which users and tenants have new versions, which API keys changed.
 
 Redis delivers at most once. Whoever listens is therefore told of gaps too: after one, anything may have changed.
 """
@@ -15,18 +15,22 @@ import structlog
 from redis.exceptions import RedisError
 
 from recsvc.cache.redis_client import RedisClient
-from recsvc.cache.versions import changes_channel, user_key_in
+from recsvc.cache.versions import KEYS_CHANNEL, changes_channel, user_key_in
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.resilience.backoff import Backoff
 
 _log = structlog.get_logger(__name__)
-_BASE_CHANNEL = "recsvc:feed"
 _SUBSCRIBE_S = 1.0
-_READ_S = 5.0
+# A connection that broke without a word shows only by its silence: Redis is asked for a sign after the first of these
+# without a message, and taken for lost after the last.
+_READ_S = 0.5
+_SILENT_READS = 4
 _BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
 
 OnChange = Callable[[TenantKey, Sequence[UserKey], bool], None]
 """Told the tenant, the users with new versions, and whether the tenant itself has one."""
+OnKey = Callable[[str], None]
+"""Told the id of an API key that was rotated, revoked or deleted."""
 
 
 @dataclass(slots=True)
@@ -41,13 +45,15 @@ class _Channel:
 class ChangeFeed:
     """An async context manager around one subscription of this process."""
 
-    def __init__(self, client: RedisClient, on_change: OnChange, on_gap: Callable[[], None]) -> None:
-        """on_gap: called when changes are heard of again after a time in which they were not."""
+    def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._on_change = on_change
-        self._on_gap = on_gap
+        self._on_change: list[OnChange] = []
+        self._on_key: list[OnKey] = []
+        self._on_gap: list[Callable[[], None]] = []
         self._channels: dict[str, _Channel] = {}
         self._subscription: Any = None
+        self._is_heard = False
+        self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,10 +67,24 @@ class ChangeFeed:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=_SUBSCRIBE_S)
 
+    def listen(
+        self, on_gap: Callable[[], None], *, on_change: OnChange | None = None, on_key: OnKey | None = None
+    ) -> None:
+        """Have these called from now on, in the event loop, where they must not linger.
+
+        on_gap: when changes are heard of again after a time in which they were not. on_change: of tenants that
+        somebody follows. on_key: of all API keys.
+        """
+        self._on_gap.append(on_gap)
+        if on_change is not None:
+            self._on_change.append(on_change)
+        if on_key is not None:
+            self._on_key.append(on_key)
+
     @property
     def is_connected(self) -> bool:
         """Whether changes are being heard of at present."""
-        return self._subscription is not None
+        return self._is_heard
 
     @asynccontextmanager
     async def following(self, tenant_key: TenantKey) -> AsyncIterator[None]:
@@ -98,32 +118,58 @@ class ChangeFeed:
                 await self._subscription.unsubscribe(name)
 
     async def _listen(self) -> None:
-        failures = 0
         while True:
             try:
                 async with self._client.subscription() as subscription:
-                    await subscription.subscribe(_BASE_CHANNEL, *self._channels)
-                    self._subscription = subscription
-                    # What was announced before this moment was not heard.
-                    self._on_gap()
-                    failures = 0
-                    while True:
-                        self._hear(await subscription.get_message(timeout=_READ_S))
+                    await self._hear_all(subscription)
             except (RedisError, OSError, TimeoutError) as error:
                 _log.warning("change_feed.lost", error=type(error).__name__)
             finally:
-                self._subscription = None
+                self._subscription, self._is_heard = None, False
                 for channel in self._channels.values():
                     channel.confirmed.clear()
-            failures += 1
-            await asyncio.sleep(_BACKOFF.pause_s(failures))
+            self._failures += 1
+            await asyncio.sleep(_BACKOFF.pause_s(self._failures))
 
-    def _hear(self, message: dict[str, Any] | None) -> None:
-        if message is None or (channel := self._channels.get(message["channel"].decode())) is None:
+    async def _hear_all(self, subscription: Any) -> None:
+        known = set(self._channels)
+        await subscription.subscribe(KEYS_CHANNEL, *known)
+        self._subscription = subscription
+        if missed := self._channels.keys() - known:
+            await subscription.subscribe(*missed)
+        silent_reads = 0
+        while silent_reads < _SILENT_READS:
+            message = await subscription.get_message(timeout=_READ_S)
+            if message is None:
+                silent_reads += 1
+                if silent_reads == 1:
+                    await subscription.ping()
+                continue
+            silent_reads = 0
+            self._hear(message)
+        raise TimeoutError
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        name = message["channel"].decode() if message["channel"] is not None else ""
+        if name == KEYS_CHANNEL:
+            self._hear_of_keys(message)
+        elif (channel := self._channels.get(name)) is None:
             return
-        if message["type"] == "subscribe":
+        elif message["type"] == "subscribe":
             channel.confirmed.set()
         elif message["type"] == "message":
             users = [user_key_in(key) for key in message["data"].decode().split(" ")]
             known = [user for user in users if user is not None]
-            self._on_change(channel.tenant_key, known, len(known) < len(users))
+            for on_change in self._on_change:
+                on_change(channel.tenant_key, known, len(known) < len(users))
+
+    def _hear_of_keys(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self._is_heard, self._failures = True, 0
+            # What was announced before this moment was not heard.
+            for on_gap in self._on_gap:
+                on_gap()
+        elif message["type"] == "message":
+            for key_id in message["data"].decode().split(" "):
+                for on_key in self._on_key:
+                    on_key(key_id)

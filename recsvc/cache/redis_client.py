@@ -6,6 +6,7 @@ answer, only for a fast one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Self
@@ -16,11 +17,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.breaker import Breaker, BreakerOpen
 from recsvc.settings import CacheSettings
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+_PUBLISH_ATTEMPTS = 3
+_BACKOFF = Backoff(first_s=0.05, longest_s=0.2)
 
 
 class RedisClient:
@@ -73,6 +77,23 @@ class RedisClient:
             self._note(error)
             return False
         return True
+
+    async def publish(self, channel: str, text: str) -> bool:
+        """Tell whoever listens; returns whether Redis took it.
+
+        Tried some times, whatever the breaker says: what is told this way is rare, and waited for by servers that may
+        have found Redis again before this one has.
+        """
+        for failures in range(1, _PUBLISH_ATTEMPTS + 1):
+            try:
+                await self._redis.publish(channel, text)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._note(error)
+                if failures < _PUBLISH_ATTEMPTS:
+                    await asyncio.sleep(_BACKOFF.pause_s(failures))
+            else:
+                return True
+        return False
 
     def subscription(self) -> Any:
         """A connection that hears what is published; an async context manager. Its user bounds the waits."""

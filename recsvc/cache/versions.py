@@ -5,10 +5,13 @@ Keys carry the tenant as hash tag, so that all keys of a tenant live in one slot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from recsvc.cache.redis_client import RedisClient
 from recsvc.domain.ids import TenantKey, UserKey
+
+KEYS_CHANNEL = "recsvc:keys"
+"""Where API keys are announced that were rotated, revoked or deleted: their ids, separated by blanks."""
 
 GONE = -1
 # More than Redis would take in one call without keeping others waiting.
@@ -43,6 +46,7 @@ class VersionAnnouncer:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._undelivered: dict[TenantKey, dict[str, int]] = {}
+        self._undelivered_keys: set[str] = set()
 
     async def tenant_changed(self, tenant_key: TenantKey, version: int) -> None:
         """Lists of this tenant with a lower version are outdated; 0 means that the tenant is gone."""
@@ -54,6 +58,15 @@ class VersionAnnouncer:
             tenant_key, {user_version_key(tenant_key, user): version or GONE for user, version in versions.items()}
         )
 
+    async def keys_changed(self, key_ids: Sequence[str]) -> None:
+        """Whoever trusts these API keys must look at them again: they were rotated, revoked or deleted."""
+        for start in range(0, len(key_ids), _CHUNK):
+            chunk = key_ids[start : start + _CHUNK]
+            if not await self._client.publish(KEYS_CHANNEL, " ".join(chunk)):
+                # Beyond that the age of what is trusted must do.
+                self._undelivered_keys.update(key_ids[start : start + _MAX_UNDELIVERED - len(self._undelivered_keys)])
+                return
+
     async def announce_users(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> bool:
         """The same, telling whether Redis has them now: a state is only called folded once its version is known."""
         await self.users_changed(tenant_key, versions)
@@ -64,7 +77,9 @@ class VersionAnnouncer:
         waiting, self._undelivered = self._undelivered, {}
         for tenant_key, versions in waiting.items():
             await self._announce(tenant_key, versions)
-        return not self._undelivered
+        keys, self._undelivered_keys = sorted(self._undelivered_keys), set()
+        await self.keys_changed(keys)
+        return not self._undelivered and not self._undelivered_keys
 
     async def _announce(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> None:
         entries = list(versions.items())

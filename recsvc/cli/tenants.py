@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -10,13 +12,14 @@ from rich.table import Table
 
 from recsvc.app import Storage, open_storage
 from recsvc.cli.running import run_async
+from recsvc.domain.bootstrap_keys import BootstrapKey, parse
 from recsvc.domain.ids import TenantId
-from recsvc.domain.tenancy import NewApiKey, Scope, TenantSettings
-from recsvc.rpc.authentication import KeyHasher
+from recsvc.domain.tenancy import KEY_ROTATION_OVERLAP, NewApiKey, Scope, TenantSettings
+from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.settings import Settings
 
 tenants = typer.Typer(help="Create, list and delete tenants.", no_args_is_help=True)
-keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list, rotate and revoke API keys.", no_args_is_help=True)
 _MOST = 1000
 TenantOption = Annotated[str, typer.Option("--tenant", "-t", help="The tenant's id.")]
 
@@ -76,8 +79,7 @@ def create_key(
 
     async def run() -> NewApiKey:
         async with open_storage(Settings()) as storage:
-            wanted = frozenset(scope or (each for each in Scope if each is not Scope.ADMIN_SERVICE))
-            return await new_key(storage, TenantId(tenant), name, wanted)
+            return await new_key(storage, TenantId(tenant), name, _wanted(scope))
 
     typer.echo(run_async(run()).secret)
 
@@ -106,15 +108,66 @@ def list_keys(tenant: TenantOption) -> None:
 
 @keys.command("revoke")
 def revoke_key(tenant: TenantOption, key_id: str) -> None:
-    """Revoke a key, for good. Servers that trust it forget it within a minute."""
+    """Revoke a key, for good. Servers that trust it hear of it at once."""
 
     async def run() -> None:
         async with open_storage(Settings()) as storage:
             found = await storage.tenants.get(TenantId(tenant))
             await storage.keys.revoke(found.tenant_key, key_id)
+            await _tell_servers(storage)
 
     run_async(run())
     typer.echo(f"revoked {key_id}")
+
+
+@keys.command("rotate")
+def rotate_key(
+    tenant: TenantOption,
+    key_id: str,
+    overlap_s: Annotated[float, typer.Option("--overlap", min=0, help="Seconds for which the old secret is good.")] = (
+        KEY_ROTATION_OVERLAP.total_seconds()
+    ),
+) -> None:
+    """Give a key a new secret and print it; the old one stays good for a while."""
+
+    async def run() -> str:
+        async with open_storage(Settings()) as storage:
+            found = await storage.tenants.get(TenantId(tenant))
+            fresh = await KeyHasher(storage.settings.auth).make(key_id)
+            overlap = timedelta(seconds=overlap_s)
+            await storage.keys.rotate(found.tenant_key, key_id, fresh.secret_hash, overlap)
+            await _tell_servers(storage)
+            return fresh.text
+
+    typer.echo(run_async(run()))
+
+
+@keys.command("hash")
+def hash_key(
+    tenant: TenantOption,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="Repeat for several; default: all but admin:service.")
+    ] = None,
+) -> None:
+    """Make a key without a database: prints the key, and the line for RECSVC_AUTH__BOOTSTRAP_KEYS or its file."""
+    fresh = run_async(KeyHasher(Settings().auth).make())
+    line = BootstrapKey(fresh.key_id, fresh.secret_hash, TenantId(tenant), _wanted(scope)).line
+    # What could not be configured is told here, not at the next start.
+    parse(line)
+    typer.secho("key, which is never shown again:", err=True)
+    typer.echo(fresh.text)
+    typer.secho("line for the configuration:", err=True)
+    typer.echo(line)
+
+
+def _wanted(scopes: Sequence[Scope] | None) -> frozenset[Scope]:
+    return frozenset(scopes or (each for each in Scope if each is not Scope.ADMIN_SERVICE))
+
+
+async def _tell_servers(storage: Storage) -> None:
+    if not await storage.changes.offer_again():
+        wait_s = storage.settings.auth.cache_ttl_s
+        typer.secho(f"Redis could not be told: servers may trust the key for {wait_s:g} seconds", err=True)
 
 
 async def new_key(storage: Storage, tenant_id: TenantId, name: str, scopes: frozenset[Scope]) -> NewApiKey:

@@ -20,7 +20,6 @@ from typing import Self
 import structlog
 
 from recsvc.cache.change_feed import ChangeFeed
-from recsvc.cache.redis_client import RedisClient
 from recsvc.domain.errors import Code, DeadlinePassed, DomainError, Overloaded, ServerDraining
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Recommendations, RecommendQuery
@@ -67,7 +66,7 @@ class WatchHub:
         self,
         recommender: Recommender,
         states: UserStateRepository,
-        redis: RedisClient,
+        feed: ChangeFeed,
         draining: asyncio.Event,
         settings: WatchSettings,
         metrics: Metrics,
@@ -78,7 +77,8 @@ class WatchHub:
         self._draining = draining
         self._settings = settings
         self._metrics = metrics
-        self._feed = ChangeFeed(redis, self._hear, self._hear_of_gap)
+        self._feed = feed
+        feed.listen(self._hear_of_gap, on_change=self._hear)
         self._index = WatchIndex()
         self._arrivals = Arrivals(self._index, states)
         self._slots = FairSlots(settings.questions_in_flight)
@@ -88,18 +88,16 @@ class WatchHub:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Begin to hear of changes."""
-        await self._feed.__aenter__()
+        """Begin to wake watchers."""
         loops = (self._arrivals.run, self._wake_tenants, self._poll, self._send_elsewhere)
         self._tasks = [asyncio.create_task(loop()) for loop in loops]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Hear no more."""
+        """Wake nobody any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=_STOP_S)
-        await self._feed.__aexit__(*exc)
 
     async def updates(
         self, tenant_key: TenantKey, query: RecommendQuery, *, min_interval_s: float, known: str = ""

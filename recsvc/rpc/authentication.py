@@ -1,140 +1,192 @@
-"""Decides whether an API key is what it claims to be.
+"""Decides whether an API key is what it claims to be, and remembers for a while what it found.
 
-argon2id is slow on purpose, so it runs in a thread and once per key and process; after that a keyed digest of the
-secret is compared, for a bounded time. An unknown id costs what a wrong secret costs.
+The hash is computed once per key and process. After that a keyed digest of the secret is compared, and the stored key
+is looked at again when it was announced as changed, when it was last looked at too long ago, and about every second
+while nothing is heard of changes. Only successes are remembered: what is wrong is looked up and hashed each time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import re
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-
-from recsvc.domain.errors import CredentialsInvalid
+from recsvc.domain.errors import CredentialsInvalid, DeadlinePassed, Overloaded, StorageUnavailable
 from recsvc.domain.tenancy import Principal
+from recsvc.rpc.key_hasher import HASHES_PER_KEY, KeyHasher, parsed
 from recsvc.settings import AuthSettings
 from recsvc.storage.api_keys import ApiKeyRepository, StoredKey
 
-_KEY = re.compile(r"rk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_UNHEARD_S = 1.0
+"""While changes are not heard of, a key is looked at again after so long: a revocation must hold within two seconds."""
 
-
-@dataclass(frozen=True, slots=True)
-class FreshKey:
-    """A key that was just made: what to store, and the text that its owner gets."""
-
-    key_id: str
-    secret_hash: str
-    text: str
-
-    def __repr__(self) -> str:
-        """Keep the secret out of logs and tracebacks."""
-        return f"FreshKey({self.key_id})"
-
-
-class KeyHasher:
-    """Makes keys and checks secrets against hashes, off the event loop."""
-
-    def __init__(self, settings: AuthSettings) -> None:
-        self._hasher = PasswordHasher(
-            time_cost=settings.argon2_time_cost,
-            memory_cost=settings.argon2_memory_kib,
-            parallelism=settings.argon2_parallelism,
-        )
-        # What an unknown id is verified against, so that it takes as long as a known one.
-        self._decoy = self._hasher.hash(secrets.token_urlsafe(32))
-
-    async def make(self, key_id: str | None = None) -> FreshKey:
-        """A key with 256 random bits, `rk_<id>_<secret>`; for an id that exists, a new secret."""
-        key_id = key_id or "".join(secrets.choice(_ALPHABET) for _ in range(12))
-        secret = secrets.token_urlsafe(32)
-        secret_hash = await asyncio.to_thread(self._hasher.hash, secret)
-        return FreshKey(key_id, secret_hash, f"rk_{key_id}_{secret}")
-
-    async def matches(self, secret: str, secret_hash: str | None) -> bool:
-        """Whether the secret has this hash; takes its time for None, too."""
-        verified = await asyncio.to_thread(self._verify, secret, secret_hash or self._decoy)
-        return verified and secret_hash is not None
-
-    def _verify(self, secret: str, secret_hash: str) -> bool:
-        try:
-            return self._hasher.verify(secret_hash, secret)
-        except (VerificationError, InvalidHashError):
-            return False
+_USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
 class _Trusted:
+    """A key whose secret was verified. secret_hash: what it was verified against; until, looked_at: monotonic."""
+
     digest: bytes
+    secret_hash: str
     principal: Principal
+    looked_at: float
     until: float
 
 
 class Authenticator:
     """Keys to principals, with a bounded memory of those verified lately."""
 
-    def __init__(self, keys: ApiKeyRepository, hasher: KeyHasher, settings: AuthSettings) -> None:
+    def __init__(
+        self,
+        keys: ApiKeyRepository,
+        hasher: KeyHasher,
+        is_heard: Callable[[], bool],
+        settings: AuthSettings,
+    ) -> None:
+        """is_heard: whether `forget` is sure to be called at present when a key changes."""
         self._keys = keys
         self._hasher = hasher
+        self._is_heard = is_heard
         self._settings = settings
         self._digest_key = secrets.token_bytes(32)
-        self._trusted: OrderedDict[str, _Trusted] = OrderedDict()
+        # Of one key several: while a rotation overlaps both of its secrets are in use.
+        self._trusted: OrderedDict[str, list[_Trusted]] = OrderedDict()
+        self._under_way: dict[tuple[str, bytes], asyncio.Task[Principal]] = {}
+        self._verifying = 0
+        self._forgotten = 0
 
     async def authenticate(self, text: str) -> Principal:
-        """Who holds this key. Raises CredentialsInvalid, without saying why."""
-        match = _KEY.fullmatch(text)
-        if match is None:
+        """Who holds this key. Raises CredentialsInvalid, without saying why, and Overloaded."""
+        parts = parsed(text)
+        if parts is None:
             raise CredentialsInvalid
-        key_id, secret = match.groups()
+        key_id, secret = parts
         digest = hmac.digest(self._digest_key, secret.encode(), "sha256")
-        trusted = self._trusted.get(key_id)
-        if trusted is not None and trusted.until > time.monotonic() and hmac.compare_digest(trusted.digest, digest):
+        trusted = self._known(key_id, digest)
+        if trusted is None:
+            return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
+        now = time.monotonic()
+        if now < trusted.until and (self._is_heard() or now < trusted.looked_at + _UNHEARD_S):
             return trusted.principal
-        return await self._verify(key_id, secret, digest)
+        return await self._shared((key_id, digest), lambda: self._looked_at_again(key_id, secret, trusted))
 
     def forget(self, key_id: str) -> None:
-        """Drop what is remembered of a key: it was revoked or rotated."""
-        self._trusted.pop(key_id, None)
+        """Look at a key again before it is trusted: it was rotated, revoked or deleted."""
+        self._forgotten += 1
+        for trusted in self._trusted.get(key_id, ()):
+            trusted.until = 0.0
 
-    async def _verify(self, key_id: str, secret: str, digest: bytes) -> Principal:
+    def forget_all(self) -> None:
+        """Look at every key again before it is trusted: something may have changed unheard."""
+        self._forgotten += 1
+        for of_key in self._trusted.values():
+            for trusted in of_key:
+                trusted.until = 0.0
+
+    def _known(self, key_id: str, digest: bytes) -> _Trusted | None:
+        for trusted in self._trusted.get(key_id, ()):
+            if hmac.compare_digest(trusted.digest, digest):
+                return trusted
+        return None
+
+    async def _shared(self, key: tuple[str, bytes], work: Callable[[], Awaitable[Principal]]) -> Principal:
+        """The outcome of work that is under way for all who show the same key at once."""
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(_awaited(work))
+            self._under_way[key] = task
+            task.add_done_callback(lambda ended: self._ended(key, ended))
+        # Whoever leaves does not take the answer of the others along.
+        return await asyncio.shield(task)
+
+    def _ended(self, key: tuple[str, bytes], task: asyncio.Task[Principal]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()
+
+    async def _verified(self, key_id: str, secret: str, digest: bytes) -> Principal:
+        # Counted before the look-up, so that wrong secrets keep neither the threads nor the database busy.
+        if self._verifying >= self._settings.verifications_waiting:
+            raise Overloaded("too many keys are being verified at this server")
+        self._verifying += 1
+        try:
+            forgotten = self._forgotten
+            stored = await self._keys.find(key_id)
+            matched = await self._hasher.match(secret, _good_hashes(stored))
+            if stored is None or matched is None:
+                raise CredentialsInvalid
+            trusted = self._trust(stored, digest, matched)
+            if self._forgotten != forgotten:
+                # Changed while it was being verified: good for this call, and to be looked at again by the next.
+                trusted.until = 0.0
+            self._remember(key_id, trusted)
+        finally:
+            self._verifying -= 1
+        await self._note_use(stored)
+        return trusted.principal
+
+    async def _looked_at_again(self, key_id: str, secret: str, trusted: _Trusted) -> Principal:
+        forgotten = self._forgotten
         stored = await self._keys.find(key_id)
-        now = datetime.now(UTC)
-        valid = await self._hasher.matches(secret, stored.secret_hash if stored else None)
-        if stored and not valid and stored.previous_secret_hash and _later(stored.previous_expire_time, now):
-            valid = await self._hasher.matches(secret, stored.previous_secret_hash)
-        if stored is None or not valid or stored.key.revoke_time or not _not_expired(stored, now):
-            raise CredentialsInvalid
-        principal = Principal(stored.tenant_key, stored.tenant_id, key_id, stored.key.scopes)
-        self._remember(key_id, digest, principal, self._trust_s(stored, now))
-        return principal
+        if stored is None or trusted.secret_hash not in _good_hashes(stored):
+            self._drop(key_id, trusted.digest)
+            # Refused at the price of any other wrong secret.
+            return await self._verified(key_id, secret, trusted.digest)
+        anew = self._trust(stored, trusted.digest, trusted.secret_hash)
+        if self._forgotten == forgotten:
+            self._remember(key_id, anew)
+        await self._note_use(stored)
+        return anew.principal
 
-    def _trust_s(self, stored: StoredKey, now: datetime) -> float:
-        limits = [self._settings.cache_ttl_s]
-        limits += [
-            (moment - now).total_seconds()
-            for moment in (stored.key.expire_time, stored.previous_expire_time)
-            if moment is not None and moment > now
-        ]
-        return min(limits)
+    async def _note_use(self, stored: StoredKey) -> None:
+        last = stored.key.last_used_time
+        if last is None or datetime.now(UTC) - last >= _USE_NOTED_EVERY:
+            # Whether a key is good does not depend on this.
+            with suppress(StorageUnavailable, DeadlinePassed):
+                await self._keys.note_use(stored.key.key_id, _USE_NOTED_EVERY)
 
-    def _remember(self, key_id: str, digest: bytes, principal: Principal, trust_s: float) -> None:
-        self._trusted[key_id] = _Trusted(digest, principal, time.monotonic() + trust_s)
+    def _trust(self, stored: StoredKey, digest: bytes, secret_hash: str) -> _Trusted:
+        now, moment = time.monotonic(), datetime.now(UTC)
+        ends = [stored.key.expire_time]
+        if secret_hash == stored.previous_secret_hash:
+            ends.append(stored.previous_expire_time)
+        lives = [self._settings.cache_ttl_s, *((end - moment).total_seconds() for end in ends if end is not None)]
+        principal = Principal(stored.tenant_key, stored.tenant_id, stored.key.key_id, stored.key.scopes)
+        return _Trusted(digest, secret_hash, principal, now, now + min(lives))
+
+    def _remember(self, key_id: str, trusted: _Trusted) -> None:
+        self._drop(key_id, trusted.digest)
+        self._trusted.setdefault(key_id, []).append(trusted)
         self._trusted.move_to_end(key_id)
+        del self._trusted[key_id][:-HASHES_PER_KEY]
         while len(self._trusted) > self._settings.cache_size:
             self._trusted.popitem(last=False)
 
+    def _drop(self, key_id: str, digest: bytes) -> None:
+        if left := [trusted for trusted in self._trusted.pop(key_id, ()) if trusted.digest != digest]:
+            self._trusted[key_id] = left
 
-def _later(moment: datetime | None, now: datetime) -> bool:
-    return moment is not None and moment > now
+
+async def _awaited(work: Callable[[], Awaitable[Principal]]) -> Principal:
+    """The work as the coroutine that a task wants."""
+    return await work()
 
 
-def _not_expired(stored: StoredKey, now: datetime) -> bool:
-    return stored.key.expire_time is None or stored.key.expire_time > now
+def _good_hashes(stored: StoredKey | None) -> list[str]:
+    """The hashes of the secrets that a key may be used with at this moment."""
+    now = datetime.now(UTC)
+    if stored is None or stored.key.revoke_time is not None:
+        return []
+    if stored.key.expire_time is not None and stored.key.expire_time <= now:
+        return []
+    hashes = [stored.secret_hash]
+    if stored.previous_secret_hash and stored.previous_expire_time is not None and stored.previous_expire_time > now:
+        hashes.append(stored.previous_secret_hash)
+    return hashes

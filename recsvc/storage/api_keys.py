@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 
 from psycopg.rows import DictRow
 
+from recsvc.domain.bootstrap_keys import BootstrapKey
 from recsvc.domain.errors import ApiKeyNotFound
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope
+from recsvc.storage.changes import Changes
 from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
@@ -36,8 +38,9 @@ class StoredKey:
 class ApiKeyRepository:
     """Keys by id (for authentication, over all tenants) and by tenant (for administration)."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
+        self._changes = changes
 
     async def insert(
         self,
@@ -61,14 +64,25 @@ class ApiKeyRepository:
         assert row is not None  # noqa: S101  (RETURNING of a plain insert)
         return _key(row)
 
+    async def insert_bootstrap(self, key: BootstrapKey) -> bool:
+        """Store a key of the configuration; False when one of its id is there, or its tenant is not."""
+        parameters = {
+            "key_id": key.key_id,
+            "tenant_id": key.tenant_id,
+            "secret_hash": key.secret_hash,
+            "scopes": sorted(scope.value for scope in key.scopes),
+        }
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["insert_bootstrap_key"], parameters)
+            return await cursor.fetchone() is not None
+
     async def find(self, key_id: str) -> StoredKey | None:
         """The key of this id, whichever tenant it belongs to, revoked and expired ones too."""
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["find_key"], {"key_id": key_id})
             row = await cursor.fetchone()
-            if row is None:
-                return None
-            await execute(connection, _SQL["touch_key"], {"key_id": key_id})
+        if row is None:
+            return None
         return StoredKey(
             key=_key(row),
             tenant_key=TenantKey(row["tenant_key"]),
@@ -77,6 +91,12 @@ class ApiKeyRepository:
             previous_secret_hash=row["previous_secret_hash"],
             previous_expire_time=row["previous_expire_time"],
         )
+
+    async def note_use(self, key_id: str, at_most_every: timedelta) -> None:
+        """Set last_used_time to now, unless that was done a moment ago."""
+        parameters = {"key_id": key_id, "at_most_every_s": at_most_every.total_seconds()}
+        async with self._database.service_transaction() as connection:
+            await execute(connection, _SQL["note_use"], parameters)
 
     async def list(self, tenant_key: TenantKey, after: str, limit: int) -> list[ApiKey]:
         """A tenant's keys by id, after the given id."""
@@ -96,6 +116,7 @@ class ApiKeyRepository:
         row = await self._database.fetch_one(tenant_key, _SQL["rotate_key"], parameters)
         if row is None:
             raise ApiKeyNotFound(key_id)
+        await self._changes.keys_changed([key_id])
         return _key(row)
 
     async def revoke(self, tenant_key: TenantKey, key_id: str) -> ApiKey:
@@ -103,6 +124,7 @@ class ApiKeyRepository:
         row = await self._database.fetch_one(tenant_key, _SQL["revoke_key"], {"tenant": tenant_key, "key_id": key_id})
         if row is None:
             raise ApiKeyNotFound(key_id)
+        await self._changes.keys_changed([key_id])
         return _key(row)
 
 

@@ -6,7 +6,7 @@ list. If the process dies in between, `freshness.repair` announces again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from recsvc.domain.ids import TenantKey, UserKey
@@ -20,3 +20,6 @@ class Changes(Protocol):
 
     async def users_changed(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> None:
         """These users' states are now of these versions; 0 means that the user is gone."""
+
+    async def keys_changed(self, key_ids: Sequence[str]) -> None:
+        """These API keys were rotated, revoked or deleted."""

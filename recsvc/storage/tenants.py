@@ -122,6 +122,7 @@ class TenantRepository:
             # Last, since it shuts all readers of vectors out until the commit.
             for partition in row["partitions"] or ():
                 await connection.execute(compose(_SQL["drop_partition"], partition=sql.Identifier(partition)))
+        await self._changes.keys_changed(row["key_ids"])
         await self._changes.tenant_changed(tenant_key, 0)
 
     async def profile(self, tenant_key: TenantKey) -> TenantProfile:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from pydantic import SecretStr
 
-from recsvc.app import Service
+from recsvc.app import Service, running_service
 from recsvc.cli.tenants import new_key
+from recsvc.domain.bootstrap_keys import BootstrapKey
 from recsvc.domain.ids import TenantId
 from recsvc.domain.tenancy import Scope, Tenant, TenantSettings
 from recsvc.gen.v1 import admin_service_pb2 as admin_pb
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.rpc.interceptors.auth import required_scopes
+from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.server import FILES
+from recsvc.settings import Settings
 from tests.api import Api, failure
 
 _LIST = catalog_pb.ListItemsRequest()
@@ -172,3 +176,18 @@ async def test_service_info_tells_version_and_tenant(api: Api, new_tenant: Tenan
     assert info.version
     assert info.tenant_id == new_tenant.tenant_id
     assert info.limits["max_page_size"] == 1000
+
+
+async def test_a_key_of_the_configuration_works_and_does_not_come_back_once_revoked(
+    settings: Settings, new_tenant: Tenant
+) -> None:
+    fresh = await KeyHasher(settings.auth).make()
+    tenant_id = TenantId(f"{new_tenant.tenant_id}-bootstrapped")
+    line = BootstrapKey(fresh.key_id, fresh.secret_hash, tenant_id, frozenset(Scope)).line
+    own = settings.model_copy(update={"auth": settings.auth.model_copy(update={"bootstrap_keys": SecretStr(line)})})
+    async with running_service(own) as first, Api.connected(first.port, fresh.text) as api:
+        info = await api.admin.GetServiceInfo(admin_pb.GetServiceInfoRequest())
+        assert info.tenant_id == tenant_id
+        await api.admin.RevokeApiKey(admin_pb.RevokeApiKeyRequest(key_id=fresh.key_id))
+    async with running_service(own) as second, Api.connected(second.port, fresh.text) as api:
+        assert (await failure(api.catalog.ListItems(_LIST))).reason == "CREDENTIALS_INVALID"

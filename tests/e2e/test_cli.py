@@ -8,6 +8,7 @@ import sys
 import uuid
 from pathlib import Path
 
+from recsvc.domain.bootstrap_keys import parse
 from recsvc.settings import Settings
 
 
@@ -84,3 +85,33 @@ def test_settings_are_explained_and_secrets_masked(settings: Settings) -> None:
 
 def test_migrating_a_current_schema_does_nothing(settings: Settings) -> None:
     assert "the schema is current" in _run(settings, "migrate").stdout
+
+
+def test_a_rotated_key_is_printed_once_and_an_unknown_one_is_told(settings: Settings) -> None:
+    tenant = f"cli-{uuid.uuid4().hex[:8]}"
+    _run(settings, "tenants", "create", tenant)
+    old = _run(settings, "keys", "create", "--tenant", tenant).stdout.strip()
+    new = _run(settings, "keys", "rotate", "--tenant", tenant, old[3:15], "--overlap", "0").stdout.strip()
+    assert new[:16] == old[:16]
+    assert new != old
+    failed = _run(settings, "keys", "rotate", "--tenant", tenant, "a" * 12)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "does not exist" in failed.stderr
+
+
+def test_a_key_is_hashed_without_a_database(settings: Settings) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "recsvc.cli.main", "keys", "hash", "--tenant", "shop", "--scope", "catalog:read"],
+        env={
+            **os.environ,
+            "RECSVC_DATABASE_URL": "postgresql://nowhere.invalid/",
+            "RECSVC_REDIS_URL": "redis://nowhere",
+        },
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=True,
+    )
+    key, line = made.stdout.splitlines()
+    assert parse(line)[0].key_id == key[3:15]
+    assert key[16:] not in line

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.versions import changes_channel, tenant_version_key, user_version_key
 from recsvc.domain.errors import StorageUnavailable
 from recsvc.domain.ids import ItemId, SessionId, TenantKey, UserId, UserKey
@@ -93,8 +94,9 @@ class House:
 async def house(known: Mapping[Identity, UserKey] | None = None, slots: int = 4) -> AsyncIterator[House]:
     redis, recommender, states = Subscription(), FakeRecommender(), FakeStates(dict(known or {}))
     settings = WatchSettings(questions_in_flight=slots)
-    hub = WatchHub(recommender, states, redis, asyncio.Event(), settings, Metrics())  # type: ignore[arg-type]
-    async with hub:
+    feed = ChangeFeed(redis)  # type: ignore[arg-type]
+    hub = WatchHub(recommender, states, feed, asyncio.Event(), settings, Metrics())  # type: ignore[arg-type]
+    async with feed, hub:
         built = House(hub, redis, recommender, states)
         await until(lambda: redis.opened == 1)
         try:

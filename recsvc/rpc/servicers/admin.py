@@ -11,10 +11,11 @@ from recsvc.domain.paging import MAX_PAGE_SIZE, PageTokens
 from recsvc.domain.tenancy import KEY_ROTATION_OVERLAP, Scope
 from recsvc.gen.v1 import admin_service_pb2 as pb
 from recsvc.rpc import calls
-from recsvc.rpc.authentication import Authenticator, KeyHasher
+from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import admin as convert
 from recsvc.rpc.convert.values import moment, span
+from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.listing import page_by_key
 from recsvc.rpc.servicers.training import TrainingMethods
 from recsvc.settings import ServerSettings

@@ -4,6 +4,13 @@ INSERT INTO api_keys (key_id, tenant_key, display_name, secret_hash, scopes, exp
 VALUES (%(key_id)s, %(tenant)s, %(display_name)s, %(secret_hash)s, %(scopes)s, %(expire_time)s)
 RETURNING *;
 
+-- insert_bootstrap_key --
+-- A key of the configuration, for a tenant that may not be there; a key that is there is left as it is.
+INSERT INTO api_keys (key_id, tenant_key, display_name, secret_hash, scopes)
+SELECT %(key_id)s, tenant_key, 'bootstrap', %(secret_hash)s, %(scopes)s FROM tenants WHERE tenant_id = %(tenant_id)s
+ON CONFLICT (key_id) DO NOTHING
+RETURNING tenant_key;
+
 -- find_key --
 -- A key with its tenant, for authentication: the tenant is not known yet, so this runs as the owner.
 SELECT k.*, t.tenant_id FROM api_keys k JOIN tenants t USING (tenant_key) WHERE k.key_id = %(key_id)s;
@@ -27,7 +34,8 @@ UPDATE api_keys SET revoke_time = coalesce(revoke_time, now())
 WHERE tenant_key = %(tenant)s AND key_id = %(key_id)s
 RETURNING *;
 
--- touch_key --
--- Note the use of a key, to the minute.
+-- note_use --
+-- Note the use of a key, unless another process did so a moment ago.
 UPDATE api_keys SET last_used_time = now()
-WHERE key_id = %(key_id)s AND (last_used_time IS NULL OR last_used_time < now() - interval '1 minute');
+WHERE key_id = %(key_id)s
+  AND (last_used_time IS NULL OR last_used_time <= now() - make_interval(secs => %(at_most_every_s)s));

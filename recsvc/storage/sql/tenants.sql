@@ -42,7 +42,8 @@ WITH large AS (
     GROUP BY m.tenant_key
 )
 DELETE FROM tenants t WHERE t.tenant_id = %(tenant_id)s
-RETURNING t.tenant_key, (SELECT partitions FROM large) AS partitions;
+RETURNING t.tenant_key, (SELECT partitions FROM large) AS partitions,
+    ARRAY(SELECT k.key_id FROM api_keys k WHERE k.tenant_key = t.tenant_key) AS key_ids;
 
 -- drop_partition --
 -- A large model's vectors go at once.
