@@ -23,6 +23,7 @@ from recsvc.domain.errors import AlreadyExists
 from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.embedded import embedded_servers
+from recsvc.engine.audit_retention import AuditRetention
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fallback import Fallback
@@ -37,6 +38,7 @@ from recsvc.engine.similar_users import SimilarUserFinder
 from recsvc.engine.trending_memory import TrendingMemory
 from recsvc.engine.watch_hub import WatchHub
 from recsvc.rpc.authentication import Authenticator
+from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.errors import ErrorMapping
 from recsvc.rpc.interceptors.observation import Observation
@@ -53,6 +55,7 @@ from recsvc.rpc.servicers.users import UserServicer
 from recsvc.rpc.validation import RequestValidator
 from recsvc.settings import Settings
 from recsvc.storage.api_keys import ApiKeyRepository
+from recsvc.storage.audit_log import AuditLog
 from recsvc.storage.candidates import CandidateRepository
 from recsvc.storage.content import ContentRepository
 from recsvc.storage.database import Database
@@ -110,6 +113,7 @@ class Storage:
     similar_items: SimilarItemRepository
     similar_users: SimilarUserRepository
     shown: ShownRepository
+    audit_log: AuditLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,7 @@ async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
             similar_items=SimilarItemRepository(database),
             similar_users=SimilarUserRepository(database),
             shown=ShownRepository(database),
+            audit_log=AuditLog(database),
         )
 
 
@@ -256,6 +261,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         engine = build_engine(storage, shown=shown)
         await stack.enter_async_context(engine.finder)
         await stack.enter_async_context(engine.trending)
+        await stack.enter_async_context(AuditRetention(storage.audit_log, settings.audit.retention_days))
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,
@@ -299,12 +305,14 @@ async def _build_server(
         secret.get_secret_value().encode() if secret else await storage.tenants.service_secret("page_tokens")
     )
     validator = RequestValidator()
+    scopes = required_scopes(FILES)
     pipeline = Pipeline(
         stages=(
             RequestIds(),
             Observation(storage.metrics),
             ErrorMapping(),
-            Authentication(authenticator, storage.tenants, required_scopes(FILES)),
+            Auditing(storage.audit_log, scopes),
+            Authentication(authenticator, storage.tenants, scopes),
         ),
         validator=validator,
         default_deadline_s=settings.server.default_deadline_s,

@@ -107,6 +107,14 @@ class AuthSettings(BaseModel):
     bootstrap_keys_file: Path | None = Field(None, description="A file of such lines.")
 
 
+class AuditSettings(BaseModel):
+    """The log of administrative actions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    retention_days: int = Field(400, ge=31, description="How long entries of the audit log are kept.")
+
+
 class EngineSettings(BaseModel):
     """How many candidates are looked at, and how much of a user's history counts."""
 
@@ -203,6 +211,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    audit: AuditSettings = AuditSettings()
     engine: EngineSettings = EngineSettings()
     writer: WriterSettings = WriterSettings()
     watch: WatchSettings = WatchSettings()

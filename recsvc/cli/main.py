@@ -11,6 +11,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import typer
 
+from recsvc.cli.audit import audit
 from recsvc.cli.call import call
 from recsvc.cli.demo import demo
 from recsvc.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ app.command()(evaluate_cold)
 app.command()(call)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
+app.command()(audit)
 app.command()(settings)
 app.command()(health)
 app.command()(stop)

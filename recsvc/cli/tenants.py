@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsvc.app import Storage, open_storage
+from recsvc.cli.audit import audited
 from recsvc.cli.running import run_async
 from recsvc.domain.bootstrap_keys import BootstrapKey, parse
 from recsvc.domain.ids import TenantId
@@ -29,8 +30,11 @@ def create_tenant(tenant_id: str, name: Annotated[str, typer.Option(help="A name
     """Create a tenant with the default event types."""
 
     async def run() -> None:
-        async with open_storage(Settings()) as storage:
-            await storage.tenants.create(TenantId(tenant_id), name, TenantSettings())
+        async with (
+            open_storage(Settings()) as storage,
+            audited(storage, None, TenantId(tenant_id), "CreateTenant", tenant_id) as entry,
+        ):
+            await storage.tenants.create(TenantId(tenant_id), name, TenantSettings(), audit=entry)
 
     run_async(run())
     typer.echo(f"created tenant {tenant_id}")
@@ -60,8 +64,11 @@ def delete_tenant(tenant_id: str, yes: Annotated[bool, typer.Option("--yes", hel
         typer.confirm(f"Delete tenant {tenant_id} with all its data?", abort=True)
 
     async def run() -> None:
-        async with open_storage(Settings()) as storage:
-            await storage.tenants.delete(TenantId(tenant_id))
+        async with (
+            open_storage(Settings()) as storage,
+            audited(storage, None, TenantId(tenant_id), "DeleteTenant", tenant_id) as entry,
+        ):
+            await storage.tenants.delete(TenantId(tenant_id), audit=entry)
 
     run_async(run())
     typer.echo(f"deleted tenant {tenant_id}")
@@ -113,7 +120,8 @@ def revoke_key(tenant: TenantOption, key_id: str) -> None:
     async def run() -> None:
         async with open_storage(Settings()) as storage:
             found = await storage.tenants.get(TenantId(tenant))
-            await storage.keys.revoke(found.tenant_key, key_id)
+            async with audited(storage, found.tenant_key, found.tenant_id, "RevokeApiKey", key_id) as entry:
+                await storage.keys.revoke(found.tenant_key, key_id, audit=entry)
             await _tell_servers(storage)
 
     run_async(run())
@@ -135,7 +143,8 @@ def rotate_key(
             found = await storage.tenants.get(TenantId(tenant))
             fresh = await KeyHasher(storage.settings.auth).make(key_id)
             overlap = timedelta(seconds=overlap_s)
-            await storage.keys.rotate(found.tenant_key, key_id, fresh.secret_hash, overlap)
+            async with audited(storage, found.tenant_key, found.tenant_id, "RotateApiKey", key_id) as entry:
+                await storage.keys.rotate(found.tenant_key, key_id, fresh.secret_hash, overlap, audit=entry)
             await _tell_servers(storage)
             return fresh.text
 
@@ -174,5 +183,8 @@ async def new_key(storage: Storage, tenant_id: TenantId, name: str, scopes: froz
     """Make and store a key."""
     tenant = await storage.tenants.get(tenant_id)
     fresh = await KeyHasher(storage.settings.auth).make()
-    stored = await storage.keys.insert(tenant.tenant_key, fresh.key_id, fresh.secret_hash, name, scopes, None)
+    async with audited(storage, tenant.tenant_key, tenant_id, "CreateApiKey", fresh.key_id) as entry:
+        stored = await storage.keys.insert(
+            tenant.tenant_key, fresh.key_id, fresh.secret_hash, name, scopes, None, audit=entry
+        )
     return NewApiKey(stored, fresh.text)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 
+from recsvc.domain.audit import AuditEntry
 from recsvc.domain.errors import CredentialsMissing, FieldViolation
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import Principal
@@ -21,12 +23,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 @dataclass(slots=True)
 class Call:
-    """One call in the course of being answered."""
+    """One call in the course of being answered. request: None of a stream of requests."""
 
     method: str
     request_id: str
     metadata: Mapping[str, str]
     principal: Principal | None = None
+    request: Message | None = None
+    is_audited: bool = False
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"
 
@@ -50,6 +54,20 @@ def principal() -> Principal:
     if found is None:
         raise CredentialsMissing
     return found
+
+
+def audit(*targets: str) -> AuditEntry:
+    """What the audit log has to say of the call once it has succeeded; for the transaction in which it does."""
+    call, caller = _current.get(), principal()
+    call.is_audited = True
+    return AuditEntry(
+        caller.tenant_key,
+        caller.tenant_id,
+        caller.key_id,
+        call.method.removeprefix("/"),
+        targets,
+        request_id=call.request_id,
+    )
 
 
 def tenant() -> TenantKey:

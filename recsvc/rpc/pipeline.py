@@ -75,6 +75,7 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
     def _unary(self, method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(request: Any, context: Context) -> Any:
             call = self._begin(method, context)
+            call.request = request
             async with _Surrounded(self._stages, call, context):
                 call.element_violations = self._validator.check(request)
                 if context.time_remaining() is None:

@@ -8,12 +8,14 @@ from datetime import datetime, timedelta
 
 from psycopg.rows import DictRow
 
+from recsvc.domain.audit import AuditEntry
 from recsvc.domain.bootstrap_keys import BootstrapKey
 from recsvc.domain.errors import ApiKeyNotFound
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope
+from recsvc.storage.audit_log import append
 from recsvc.storage.changes import Changes
-from recsvc.storage.database import Database, execute
+from recsvc.storage.database import Database, Params, execute
 from recsvc.storage.statements import load
 
 _SQL = load("api_keys")
@@ -50,6 +52,8 @@ class ApiKeyRepository:
         display_name: str,
         scopes: Iterable[Scope],
         expire_time: datetime | None,
+        *,
+        audit: AuditEntry | None = None,
     ) -> ApiKey:
         """Store a new key."""
         parameters = {
@@ -60,8 +64,10 @@ class ApiKeyRepository:
             "scopes": sorted(scope.value for scope in scopes),
             "expire_time": expire_time,
         }
-        row = await self._database.fetch_one(tenant_key, _SQL["insert_key"], parameters)
-        assert row is not None  # noqa: S101  (RETURNING of a plain insert)
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            cursor = await execute(connection, _SQL["insert_key"], parameters)
+            row = await cursor.fetchone()
+            await append(connection, audit)
         return _key(row)
 
     async def insert_bootstrap(self, key: BootstrapKey) -> bool:
@@ -74,7 +80,13 @@ class ApiKeyRepository:
         }
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["insert_bootstrap_key"], parameters)
-            return await cursor.fetchone() is not None
+            row = await cursor.fetchone()
+            if row is None:
+                return False
+            action = "recsvc.v1.AdminService/CreateApiKey"
+            entry = AuditEntry(TenantKey(row["tenant_key"]), key.tenant_id, "configuration", action, (key.key_id,))
+            await append(connection, entry)
+        return True
 
     async def find(self, key_id: str) -> StoredKey | None:
         """The key of this id, whichever tenant it belongs to, revoked and expired ones too."""
@@ -105,7 +117,15 @@ class ApiKeyRepository:
         )
         return [_key(row) for row in rows]
 
-    async def rotate(self, tenant_key: TenantKey, key_id: str, secret_hash: str, overlap: timedelta) -> ApiKey:
+    async def rotate(
+        self,
+        tenant_key: TenantKey,
+        key_id: str,
+        secret_hash: str,
+        overlap: timedelta,
+        *,
+        audit: AuditEntry | None = None,
+    ) -> ApiKey:
         """Give a key a new secret. Raises ApiKeyNotFound, for revoked keys too."""
         parameters = {
             "tenant": tenant_key,
@@ -113,17 +133,22 @@ class ApiKeyRepository:
             "secret_hash": secret_hash,
             "overlap_s": overlap.total_seconds(),
         }
-        row = await self._database.fetch_one(tenant_key, _SQL["rotate_key"], parameters)
-        if row is None:
-            raise ApiKeyNotFound(key_id)
-        await self._changes.keys_changed([key_id])
-        return _key(row)
+        return await self._change(tenant_key, key_id, _SQL["rotate_key"], parameters, audit)
 
-    async def revoke(self, tenant_key: TenantKey, key_id: str) -> ApiKey:
+    async def revoke(self, tenant_key: TenantKey, key_id: str, *, audit: AuditEntry | None = None) -> ApiKey:
         """Revoke a key. Raises ApiKeyNotFound."""
-        row = await self._database.fetch_one(tenant_key, _SQL["revoke_key"], {"tenant": tenant_key, "key_id": key_id})
-        if row is None:
-            raise ApiKeyNotFound(key_id)
+        parameters = {"tenant": tenant_key, "key_id": key_id}
+        return await self._change(tenant_key, key_id, _SQL["revoke_key"], parameters, audit)
+
+    async def _change(
+        self, tenant_key: TenantKey, key_id: str, statement: str, parameters: Params, audit: AuditEntry | None
+    ) -> ApiKey:
+        async with self._database.tenant_transaction(tenant_key) as connection:
+            cursor = await execute(connection, statement, parameters)
+            row = await cursor.fetchone()
+            if row is None:
+                raise ApiKeyNotFound(key_id)
+            await append(connection, audit)
         await self._changes.keys_changed([key_id])
         return _key(row)
 

@@ -17,10 +17,12 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.arrays import Float32, Float64
+from recsvc.domain.audit import AuditEntry
 from recsvc.domain.errors import ModelActive, ModelNotFound
 from recsvc.domain.ids import ModelKey, TenantKey
 from recsvc.domain.models import Model, ModelState
 from recsvc.storage import binary_copy
+from recsvc.storage.audit_log import append
 from recsvc.storage.changes import Changes
 from recsvc.storage.content import PublishedContent, write_content
 from recsvc.storage.database import Connection, Database, execute
@@ -158,7 +160,7 @@ class ModelRepository:
             )
             return _model(await cursor.fetchone())
 
-    async def activate(self, tenant_key: TenantKey, model_id: str) -> Model:
+    async def activate(self, tenant_key: TenantKey, model_id: str, *, audit: AuditEntry | None = None) -> Model:
         """Let a model serve, by one pointer update. Raises ModelNotFound."""
         async with self._database.service_transaction() as connection:
             await execute(connection, _SQL["hold_pointer"], {"tenant": tenant_key})
@@ -170,6 +172,7 @@ class ModelRepository:
             await execute(connection, _SQL["point_to_model"], keys)
             await execute(connection, _SQL["mark_active"], keys)
             version = await raise_version(connection, tenant_key)
+            await append(connection, audit)
         await self._changes.tenant_changed(tenant_key, version)
         return await self.get(tenant_key, model_id)
 
@@ -194,7 +197,7 @@ class ModelRepository:
         )
         return [_model(row) for row in rows]
 
-    async def delete(self, tenant_key: TenantKey, model_id: str) -> None:
+    async def delete(self, tenant_key: TenantKey, model_id: str, *, audit: AuditEntry | None = None) -> None:
         """Raises ModelNotFound, or ModelActive for the one that serves."""
         async with self._database.service_transaction(timeout_s=_TIMEOUT_S) as connection:
             await execute(connection, _SQL["hold_pointer"], {"tenant": tenant_key})
@@ -205,6 +208,7 @@ class ModelRepository:
             if row["active_model_key"] == row["model_key"]:
                 raise ModelActive(f"model {model_id!r} serves at present; activate another one first")
             await self._forget(connection, tenant_key, row["model_key"], row["shard"])
+            await append(connection, audit)
 
     async def delete_surplus(self, tenant_key: TenantKey, keep: int) -> None:
         """Delete what failed runs left behind, and old models beyond `keep`."""

@@ -11,11 +11,13 @@ from psycopg import sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from recsvc.domain.audit import AuditEntry
 from recsvc.domain.catalog import AttributeRule, AttributeType
 from recsvc.domain.errors import AlreadyExists, TenantNotFound
 from recsvc.domain.events import DEFAULT_EVENT_TYPES
 from recsvc.domain.ids import ModelKey, TenantId, TenantKey
 from recsvc.domain.tenancy import ServingModel, Tenant, TenantProfile, TenantSettings
+from recsvc.storage.audit_log import append
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Connection, Database, execute
 from recsvc.storage.statements import compose, load
@@ -37,7 +39,9 @@ class TenantRepository:
         self._database = database
         self._changes = changes
 
-    async def create(self, tenant_id: TenantId, display_name: str, settings: TenantSettings) -> Tenant:
+    async def create(
+        self, tenant_id: TenantId, display_name: str, settings: TenantSettings, *, audit: AuditEntry | None = None
+    ) -> Tenant:
         """Raises AlreadyExists."""
         event_types = [
             {
@@ -61,8 +65,9 @@ class TenantRepository:
                 },
             )
             row = await cursor.fetchone()
-        if row is None:
-            raise AlreadyExists("tenant", tenant_id)
+            if row is None:
+                raise AlreadyExists("tenant", tenant_id)
+            await append(connection, audit)
         return _tenant(row)
 
     async def get(self, tenant_id: TenantId) -> Tenant:
@@ -80,7 +85,9 @@ class TenantRepository:
             cursor = await execute(connection, _SQL["list_tenants"], {"after": after, "limit": limit})
             return [_tenant(row) for row in await cursor.fetchall()]
 
-    async def update(self, tenant_id: TenantId, change: Callable[[Tenant], Tenant]) -> Tenant:
+    async def update(
+        self, tenant_id: TenantId, change: Callable[[Tenant], Tenant], *, audit: AuditEntry | None = None
+    ) -> Tenant:
         """Apply a change to the tenant as it is now, atomically. Raises TenantNotFound."""
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["lock_tenant"], {"tenant_id": tenant_id})
@@ -99,10 +106,11 @@ class TenantRepository:
             )
             stored = _tenant(await cursor.fetchone())
             version = await raise_version(connection, stored.tenant_key)
+            await append(connection, audit)
         await self._changes.tenant_changed(stored.tenant_key, version)
         return stored
 
-    async def delete(self, tenant_id: TenantId) -> None:
+    async def delete(self, tenant_id: TenantId, *, audit: AuditEntry | None = None) -> None:
         """Delete a tenant with all that is held for it. Raises TenantNotFound."""
         async with self._database.service_transaction(timeout_s=600) as connection:
             cursor = await execute(connection, _SQL["delete_tenant"], {"tenant_id": tenant_id})
@@ -119,6 +127,7 @@ class TenantRepository:
                 "delete_shown",
             ):
                 await execute(connection, _SQL[name], {"tenant": tenant_key})
+            await append(connection, audit)
             # Last, since it shuts all readers of vectors out until the commit.
             for partition in row["partitions"] or ():
                 await connection.execute(compose(_SQL["drop_partition"], partition=sql.Identifier(partition)))

@@ -8,9 +8,11 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from recsvc.domain.audit import AuditEntry
 from recsvc.domain.errors import TrainingInProgress, TrainingRunNotFound
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.models import TrainingRun, TrainingState
+from recsvc.storage.audit_log import append
 from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
@@ -25,7 +27,9 @@ class TrainingRunRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def start(self, tenant_key: TenantKey, parameters: Mapping[str, object]) -> TrainingRun:
+    async def start(
+        self, tenant_key: TenantKey, parameters: Mapping[str, object], *, audit: AuditEntry | None = None
+    ) -> TrainingRun:
         """Queue a run. Raises TrainingInProgress while another one is under way."""
         run_id = uuid.uuid4().hex[:16]
         async with self._database.tenant_transaction(tenant_key) as connection:
@@ -36,6 +40,8 @@ class TrainingRunRepository:
                 {"tenant": tenant_key, "run_id": run_id, "parameters": Jsonb(dict(parameters))},
             )
             row = await cursor.fetchone()
+            if row is not None and audit is not None:
+                await append(connection, audit.about(run_id))
         if row is None:
             raise TrainingInProgress("a training run of this tenant is under way; wait for it to end")
         return _run(row)

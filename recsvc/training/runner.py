@@ -10,6 +10,7 @@ from typing import Self
 
 import structlog
 
+from recsvc.domain.audit import AuditEntry
 from recsvc.domain.errors import DomainError
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.models import TrainingRun, TrainingState
@@ -43,9 +44,16 @@ class TrainingRunner:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2 * _STOP_S)
 
-    async def start(self, tenant_key: TenantKey, tenant_id: TenantId, parameters: Mapping[str, object]) -> TrainingRun:
+    async def start(
+        self,
+        tenant_key: TenantKey,
+        tenant_id: TenantId,
+        parameters: Mapping[str, object],
+        *,
+        audit: AuditEntry | None = None,
+    ) -> TrainingRun:
         """Begin a run. Raises TrainingInProgress."""
-        run = await self._runs.start(tenant_key, parameters)
+        run = await self._runs.start(tenant_key, parameters, audit=audit)
         task = asyncio.create_task(self._supervise(tenant_key, tenant_id, run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -272,7 +272,7 @@ async def test_too_many_verifications_are_refused_and_trusted_keys_are_not() -> 
 async def test_use_is_noted_only_for_keys_that_are_let_in_and_not_on_every_call(door: Door) -> None:
     fresh, lately = await door.hasher.make(), await door.hasher.make()
     door.keys.add(fresh)
-    door.keys.add(lately, last_used_time=NOW - timedelta(seconds=30))
+    door.keys.add(lately, last_used_time=datetime.now(UTC) - timedelta(seconds=30))
     await door.enters(fresh.text[:16] + lately.text[16:])
     assert door.keys.noted == []
     for text in (fresh.text, fresh.text, lately.text):
@@ -282,9 +282,9 @@ async def test_use_is_noted_only_for_keys_that_are_let_in_and_not_on_every_call(
 
 async def test_a_key_that_stays_trusted_has_its_use_noted_when_it_is_looked_at_again(door: Door) -> None:
     fresh = await door.hasher.make()
-    door.keys.add(fresh, last_used_time=NOW)
+    door.keys.add(fresh, last_used_time=datetime.now(UTC))
     await door.enters(fresh.text)
-    door.keys.add(fresh, last_used_time=NOW - timedelta(seconds=61))
+    door.keys.add(fresh, last_used_time=datetime.now(UTC) - timedelta(seconds=61))
     door.authenticator.forget_all()
     await door.enters(fresh.text)
     assert door.keys.noted == [fresh.key_id]

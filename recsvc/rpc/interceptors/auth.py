@@ -46,13 +46,14 @@ class Authentication:
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
         """Put the principal into the call. Raises CredentialsMissing, CredentialsInvalid, ScopeMissing."""
         principal = await self._authenticator.authenticate(_key_of(call.metadata))
+        # Known from here on, to logs too, whether or not the call is admitted.
+        call.principal = principal
         scope = self._scopes.get(call.method, "")
         if scope != ANY_KEY and scope not in principal.scopes:
             raise ScopeMissing(scope or "(none is declared)")
         other = call.metadata.get("x-tenant-id")
         if other and other != principal.tenant_id:
-            principal = await self._acting_for(principal, TenantId(other))
-        call.principal = principal
+            call.principal = await self._acting_for(principal, TenantId(other))
         yield
 
     async def _acting_for(self, principal: Principal, tenant_id: TenantId) -> Principal:

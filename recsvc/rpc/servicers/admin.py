@@ -50,7 +50,10 @@ class AdminServicer(TrainingMethods):
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Context) -> pb.CreateTenantResponse:
         message = request.tenant
         created = await self._tenants.create(
-            TenantId(message.tenant_id), message.display_name, convert.settings(message.settings)
+            TenantId(message.tenant_id),
+            message.display_name,
+            convert.settings(message.settings),
+            audit=calls.audit(message.tenant_id),
         )
         return pb.CreateTenantResponse(tenant=convert.tenant_proto(created))
 
@@ -71,13 +74,14 @@ class AdminServicer(TrainingMethods):
         )
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Context) -> pb.UpdateTenantResponse:
+        tenant_id = _own_or_admin(request.tenant.tenant_id)
         stored = await self._tenants.update(
-            _own_or_admin(request.tenant.tenant_id), lambda present: convert.tenant_change(request, present)
+            tenant_id, lambda present: convert.tenant_change(request, present), audit=calls.audit(tenant_id)
         )
         return pb.UpdateTenantResponse(tenant=convert.tenant_proto(stored))
 
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: Context) -> pb.DeleteTenantResponse:
-        await self._tenants.delete(TenantId(request.tenant_id))
+        await self._tenants.delete(TenantId(request.tenant_id), audit=calls.audit(request.tenant_id))
         return pb.DeleteTenantResponse()
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
@@ -89,7 +93,13 @@ class AdminServicer(TrainingMethods):
             raise InvalidField("expire_time", "must be in the future")
         fresh = await self._hasher.make()
         stored = await self._keys.insert(
-            calls.tenant(), fresh.key_id, fresh.secret_hash, request.display_name, scopes, expire_time
+            calls.tenant(),
+            fresh.key_id,
+            fresh.secret_hash,
+            request.display_name,
+            scopes,
+            expire_time,
+            audit=calls.audit(fresh.key_id),
         )
         return pb.CreateApiKeyResponse(api_key=convert.api_key_proto(stored), secret=fresh.text)
 
@@ -111,12 +121,18 @@ class AdminServicer(TrainingMethods):
             raise ApiKeyNotFound(request.key_id)
         overlap = span(request.overlap) if request.HasField("overlap") else KEY_ROTATION_OVERLAP
         fresh = await self._hasher.make(request.key_id)
-        stored = await self._keys.rotate(calls.tenant(), request.key_id, fresh.secret_hash, max(overlap, timedelta(0)))
+        stored = await self._keys.rotate(
+            calls.tenant(),
+            request.key_id,
+            fresh.secret_hash,
+            max(overlap, timedelta(0)),
+            audit=calls.audit(request.key_id),
+        )
         self._authenticator.forget(request.key_id)
         return pb.RotateApiKeyResponse(api_key=convert.api_key_proto(stored), secret=fresh.text)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
-        stored = await self._keys.revoke(calls.tenant(), request.key_id)
+        stored = await self._keys.revoke(calls.tenant(), request.key_id, audit=calls.audit(request.key_id))
         self._authenticator.forget(request.key_id)
         return pb.RevokeApiKeyResponse(api_key=convert.api_key_proto(stored))
 

@@ -30,7 +30,7 @@ class TrainingMethods(AdminServiceServicer):
         }
         if request.HasField("tuning_budget"):
             parameters |= {"tune": True, "budget": request.tuning_budget.ToTimedelta().total_seconds()}
-        run = await self._runner.start(principal.tenant_key, principal.tenant_id, parameters)
+        run = await self._runner.start(principal.tenant_key, principal.tenant_id, parameters, audit=calls.audit())
         return pb.StartTrainingResponse(training_run=convert.training_run_proto(run))
 
     async def GetTrainingRun(self, request: pb.GetTrainingRunRequest, context: Context) -> pb.GetTrainingRunResponse:
@@ -61,9 +61,11 @@ class TrainingMethods(AdminServiceServicer):
         return pb.GetModelResponse(model=convert.model_proto(found))
 
     async def ActivateModel(self, request: pb.ActivateModelRequest, context: Context) -> pb.ActivateModelResponse:
-        active = await self._runner.models.activate(calls.tenant(), request.model_id)
+        active = await self._runner.models.activate(
+            calls.tenant(), request.model_id, audit=calls.audit(request.model_id)
+        )
         return pb.ActivateModelResponse(model=convert.model_proto(active))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
-        await self._runner.models.delete(calls.tenant(), request.model_id)
+        await self._runner.models.delete(calls.tenant(), request.model_id, audit=calls.audit(request.model_id))
         return pb.DeleteModelResponse()
