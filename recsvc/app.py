@@ -38,6 +38,7 @@ from recsvc.engine.similar_users import SimilarUserFinder
 from recsvc.engine.trending_memory import TrendingMemory
 from recsvc.engine.watch_hub import WatchHub
 from recsvc.rpc.authentication import Authenticator
+from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.errors import ErrorMapping
@@ -312,7 +313,7 @@ async def _build_server(
             Observation(storage.metrics),
             ErrorMapping(),
             Auditing(storage.audit_log, scopes),
-            Authentication(authenticator, storage.tenants, scopes),
+            Authentication(authenticator, storage.tenants, scopes, settings.tls.client_keys),
         ),
         validator=validator,
         default_deadline_s=settings.server.default_deadline_s,
@@ -335,5 +336,6 @@ async def _build_server(
         ExperimentServicer(),
         AdminServicer(storage.tenants, storage.keys, hasher, authenticator, tokens, runner, settings.server),
         draining,
+        Certificates.of(settings.tls),
         settings.server,
     )

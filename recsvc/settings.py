@@ -6,9 +6,11 @@ are named with a double underscore: `RECSVC_POSTGRES__POOL_SIZE=20`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -80,6 +82,33 @@ class ServerSettings(BaseModel):
         600.0, gt=0, description="A StreamEvents stream that says nothing for so long is ended."
     )
     drain_s: float = Field(10.0, ge=0, description="How long calls in flight may go on after SIGTERM.")
+
+
+class TlsSettings(BaseModel):
+    """Certificates of the gRPC port. Files that are replaced are served to new connections without a restart."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cert_file: Path | None = Field(None, description="Certificate chain in PEM; without it the port is plain text.")
+    key_file: Path | None = Field(None, description="Its private key in PEM, without a password.")
+    client_ca_file: Path | None = Field(
+        None, description="Authorities in PEM; with it only clients with a certificate of one of them are let in."
+    )
+    client_keys: Mapping[str, str] = Field(
+        {},
+        description="Client certificates that stand for API keys: subject alternative name, or common name where there"
+        ' is none, to key id, as JSON: {"spiffe://shop/web": "k3…"}.',
+    )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file must be set together")
+        if self.client_ca_file is not None and self.cert_file is None:
+            raise ValueError("client_ca_file needs cert_file and key_file")
+        if self.client_keys and self.client_ca_file is None:
+            raise ValueError("client_keys needs client_ca_file")
+        return self
 
 
 class AuthSettings(BaseModel):
@@ -210,6 +239,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     cache: CacheSettings = CacheSettings()
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     audit: AuditSettings = AuditSettings()
     engine: EngineSettings = EngineSettings()

@@ -66,14 +66,25 @@ class Api:
     @staticmethod
     @asynccontextmanager
     async def connected(
-        port: int, key: str, *, options: Sequence[tuple[str, Any]] = (), **metadata: str
+        port: int,
+        key: str,
+        *,
+        options: Sequence[tuple[str, Any]] = (),
+        credentials: grpc.ChannelCredentials | None = None,
+        **metadata: str,
     ) -> AsyncIterator[Api]:
-        """Connect to a local server; an empty key sends none. options: of the channel."""
+        """Connect to a local server; an empty key sends none. options: of the channel; credentials: for TLS."""
         pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         if key:
             pairs += (("authorization", f"Bearer {key}"),)
         interceptors = [kind(pairs) for kind in (_UnaryUnary, _UnaryStream, _StreamStream)]
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options, interceptors=interceptors) as channel:
+        address = f"127.0.0.1:{port}"
+        opened = (
+            grpc.aio.insecure_channel(address, options, interceptors=interceptors)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options, interceptors=interceptors)
+        )
+        async with opened as channel:
             yield Api(
                 channel,
                 CatalogServiceStub(channel),

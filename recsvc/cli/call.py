@@ -20,6 +20,8 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
+from recsvc.cli.channels import CaOption, CertKeyOption, CertOption, TlsOption, channel
+
 _USAGE = 64
 _DETAILS = (
     error_details_pb2.ErrorInfo,
@@ -52,8 +54,10 @@ def call(
         list[str] | None, typer.Option("--header", "-H", help="'name: value'; repeat for several.")
     ] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds.")] = 30.0,
-    tls: Annotated[bool, typer.Option("--tls/--plaintext", help="How to connect.")] = False,
-    ca_file: Annotated[Path | None, typer.Option(exists=True, help="Certificates to trust, with --tls.")] = None,
+    tls: TlsOption = False,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    cert_key: CertKeyOption = None,
     compact: Annotated[bool, typer.Option(help="One line per message.")] = False,
 ) -> None:
     """Call a method by server reflection, with JSON in and JSON out."""
@@ -61,8 +65,8 @@ def call(
     if key:
         metadata.append(("authorization", f"Bearer {key}"))
     try:
-        with _channel(address, tls, ca_file) as channel:
-            database = ProtoReflectionDescriptorDatabase(channel)
+        with channel(address, tls, ca, cert, cert_key) as connection:
+            database = ProtoReflectionDescriptorDatabase(connection)
             pool = DescriptorPool(database)
             if what == "list":
                 typer.echo("\n".join(sorted(database.get_services())))
@@ -71,7 +75,7 @@ def call(
             else:
                 method = _method(pool, what)
                 requests = list(_requests(_text(data), method))
-                for response in _responses(channel, method, requests, metadata, timeout_s):
+                for response in _responses(connection, method, requests, metadata, timeout_s):
                     typer.echo(
                         json_format.MessageToJson(
                             response,
@@ -87,14 +91,6 @@ def call(
 
 
 call.__doc__ = f"{call.__doc__}\n{_EXAMPLES}"
-
-
-def _channel(address: str, tls: bool, ca_file: Path | None) -> grpc.Channel:
-    options = [("grpc.max_receive_message_length", -1)]
-    if not tls:
-        return grpc.insecure_channel(address, options)
-    roots = ca_file.read_bytes() if ca_file else None
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(roots), options)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -132,7 +128,7 @@ def _requests(text: str, method: MethodDescriptor) -> Iterator[Message]:
 
 
 def _responses(
-    channel: grpc.Channel,
+    connection: grpc.Channel,
     method: MethodDescriptor,
     requests: list[Message],
     metadata: list[tuple[str, str]],
@@ -147,10 +143,10 @@ def _responses(
         _fail(f"{method.name} takes one request, not {len(requests)}")
     request = iter(requests) if method.client_streaming else requests[0]
     kinds = {
-        (False, False): channel.unary_unary,
-        (False, True): channel.unary_stream,
-        (True, False): channel.stream_unary,
-        (True, True): channel.stream_stream,
+        (False, False): connection.unary_unary,
+        (False, True): connection.unary_stream,
+        (True, False): connection.stream_unary,
+        (True, True): connection.stream_stream,
     }
     made = kinds[bool(method.client_streaming), bool(method.server_streaming)](path, **coders)
     answer = made(request, metadata=metadata, timeout=timeout_s)  # type: ignore[operator]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsvc.app import open_urls
+from recsvc.cli.channels import CaOption, CertKeyOption, CertOption, TlsOption, channel
 from recsvc.cli.running import run_async
 from recsvc.embedded import stop_servers
 from recsvc.settings import Settings
@@ -44,11 +45,15 @@ def health(
     address: Annotated[str, typer.Argument(help="host:port of the service.")] = "localhost:50051",
     service: Annotated[str, typer.Option(help="'' for alive, readiness, or a service's full name.")] = "readiness",
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 3.0,
+    tls: TlsOption = False,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    cert_key: CertKeyOption = None,
 ) -> None:
     """Ask a running service for its health; exit code 0 when it is serving. Fit for container probes."""
     try:
-        with grpc.insecure_channel(address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+        with channel(address, tls, ca, cert, cert_key) as connection:
+            stub = health_pb2_grpc.HealthStub(connection)
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
     except grpc.RpcError as error:
         typer.secho(f"{address}: {error.code().name}", err=True)

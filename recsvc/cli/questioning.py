@@ -24,7 +24,7 @@ from recsvc.domain.recommendations import DegradationLevel, RecommendQuery, Stra
 from recsvc.engine.recommender import Recommender
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
-from recsvc.settings import Settings
+from recsvc.settings import Settings, TlsSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository
 from recsvc.training.challengers import Advance
 from recsvc.training.protocols import Task
@@ -153,6 +153,8 @@ async def _address(storage: Storage, settings: Settings, address: str | None) ->
         update={
             "database_url": SecretStr(storage.urls.database_url),
             "redis_url": SecretStr(storage.urls.redis_url),
+            # Nobody else is to reach it.
+            "tls": TlsSettings(),
             # As in the process, so that the two can be compared.
             "engine": settings.engine.model_copy(update={"counters_life_s": 0.0}),
             "server": settings.server.model_copy(

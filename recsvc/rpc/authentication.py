@@ -26,6 +26,9 @@ from recsvc.storage.api_keys import ApiKeyRepository, StoredKey
 _UNHEARD_S = 1.0
 """While changes are not heard of, a key is looked at again after so long: a revocation must hold within two seconds."""
 
+_VOUCHED = b"by a certificate"
+"""Stands for the digest of a secret; shorter than any."""
+
 _USE_NOTED_EVERY = timedelta(minutes=1)
 
 
@@ -72,10 +75,16 @@ class Authenticator:
         trusted = self._known(key_id, digest)
         if trusted is None:
             return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
-        now = time.monotonic()
-        if now < trusted.until and (self._is_heard() or now < trusted.looked_at + _UNHEARD_S):
+        if self._is_fresh(trusted):
             return trusted.principal
         return await self._shared((key_id, digest), lambda: self._looked_at_again(key_id, secret, trusted))
+
+    async def vouched(self, key_id: str) -> Principal:
+        """Who holds this key, when something else than its secret proves it. Raises CredentialsInvalid."""
+        trusted = self._known(key_id, _VOUCHED)
+        if trusted is not None and self._is_fresh(trusted):
+            return trusted.principal
+        return await self._shared((key_id, _VOUCHED), lambda: self._looked_at(key_id))
 
     def forget(self, key_id: str) -> None:
         """Look at a key again before it is trusted: it was rotated, revoked or deleted."""
@@ -89,6 +98,10 @@ class Authenticator:
         for of_key in self._trusted.values():
             for trusted in of_key:
                 trusted.until = 0.0
+
+    def _is_fresh(self, trusted: _Trusted) -> bool:
+        now = time.monotonic()
+        return now < trusted.until and (self._is_heard() or now < trusted.looked_at + _UNHEARD_S)
 
     def _known(self, key_id: str, digest: bytes) -> _Trusted | None:
         for trusted in self._trusted.get(key_id, ()):
@@ -145,6 +158,18 @@ class Authenticator:
         await self._note_use(stored)
         return anew.principal
 
+    async def _looked_at(self, key_id: str) -> Principal:
+        forgotten = self._forgotten
+        stored = await self._keys.find(key_id)
+        if stored is None or not _good_hashes(stored):
+            self._drop(key_id, _VOUCHED)
+            raise CredentialsInvalid
+        trusted = self._trust(stored, _VOUCHED, "")
+        if self._forgotten == forgotten:
+            self._remember(key_id, trusted)
+        await self._note_use(stored)
+        return trusted.principal
+
     async def _note_use(self, stored: StoredKey) -> None:
         last = stored.key.last_used_time
         if last is None or datetime.now(UTC) - last >= _USE_NOTED_EVERY:
@@ -165,7 +190,7 @@ class Authenticator:
         self._drop(key_id, trusted.digest)
         self._trusted.setdefault(key_id, []).append(trusted)
         self._trusted.move_to_end(key_id)
-        del self._trusted[key_id][:-HASHES_PER_KEY]
+        del self._trusted[key_id][: -HASHES_PER_KEY - 1]
         while len(self._trusted) > self._settings.cache_size:
             self._trusted.popitem(last=False)
 

@@ -25,6 +25,7 @@ from recsvc.gen.v1 import (
     user_service_pb2,
     user_service_pb2_grpc,
 )
+from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.pipeline import Pipeline
 from recsvc.rpc.reflection import enable_reflection
 from recsvc.rpc.servicers.admin import AdminServicer
@@ -64,10 +65,12 @@ class RpcServer:
         experiments: ExperimentServicer,
         admin: AdminServicer,
         draining: asyncio.Event,
+        certificates: Certificates | None,
         settings: ServerSettings,
     ) -> None:
-        """draining: set when streams that could go on for ever must end."""
+        """draining: set when streams that could go on for ever must end; certificates: None for plain text."""
         self._settings = settings
+        self._certificates = certificates
         self._draining = draining
         self._server = grpc.aio.server(
             interceptors=[pipeline],
@@ -88,7 +91,11 @@ class RpcServer:
 
     async def start(self) -> int:
         """Listen and call everything healthy; returns the port."""
-        port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        address = f"{self._settings.host}:{self._settings.port}"
+        if self._certificates is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, self._certificates.credentials())
         await self._server.start()
         await self.set_ready(True)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

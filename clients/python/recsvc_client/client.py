@@ -69,9 +69,18 @@ class Client:
     ...         print(item.rank, item.item.title)
     """
 
-    def __init__(self, target: str, api_key: str, *, timeout_s: float = 5.0, tls: bool = False) -> None:
-        """timeout_s: of every call that is not a stream."""
-        self._metadata = (("authorization", f"Bearer {api_key}"),)
+    def __init__(
+        self,
+        target: str,
+        api_key: str = "",
+        *,
+        timeout_s: float = 5.0,
+        tls: bool | grpc.ChannelCredentials = False,
+    ) -> None:
+        """timeout_s: of every call that is not a stream. tls: True for the authorities that gRPC brings along, or
+        `grpc.ssl_channel_credentials(…)` with others or a certificate of the client's own, which may stand for a key.
+        """
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._timeout_s = timeout_s
         options = [
             ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
@@ -79,7 +88,8 @@ class Client:
             ("grpc.keepalive_time_ms", 30_000),
         ]
         if tls:
-            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            credentials = grpc.ssl_channel_credentials() if tls is True else tls
+            self._channel = grpc.aio.secure_channel(target, credentials, options)
         else:
             self._channel = grpc.aio.insecure_channel(target, options)
         self.catalog = CatalogServiceStub(self._channel)

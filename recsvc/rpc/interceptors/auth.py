@@ -1,7 +1,7 @@
 """Admits a call if its key is valid and holds the scope that the method's option in the protos demands.
 
 A method that declares no scope is refused to everybody. A key with admin:service may act for another tenant by the
-metadata entry x-tenant-id.
+metadata entry x-tenant-id. A client whose certificate stands for a key needs to send none.
 """
 
 from __future__ import annotations
@@ -37,15 +37,23 @@ def required_scopes(files: Iterable[FileDescriptor]) -> Mapping[str, str]:
 class Authentication:
     """Finds out who calls, and whether they may."""
 
-    def __init__(self, authenticator: Authenticator, tenants: TenantRepository, scopes: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        tenants: TenantRepository,
+        scopes: Mapping[str, str],
+        client_keys: Mapping[str, str],
+    ) -> None:
+        """client_keys: names in clients' certificates to ids of the keys that they stand for."""
         self._authenticator = authenticator
         self._tenants = tenants
         self._scopes = scopes
+        self._client_keys = client_keys
 
     @asynccontextmanager
     async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
         """Put the principal into the call. Raises CredentialsMissing, CredentialsInvalid, ScopeMissing."""
-        principal = await self._authenticator.authenticate(_key_of(call.metadata))
+        principal = await self._caller(call, context)
         # Known from here on, to logs too, whether or not the call is admitted.
         call.principal = principal
         scope = self._scopes.get(call.method, "")
@@ -56,6 +64,17 @@ class Authentication:
             call.principal = await self._acting_for(principal, TenantId(other))
         yield
 
+    async def _caller(self, call: Call, context: Context) -> Principal:
+        if (key := _key_of(call.metadata)) is not None:
+            return await self._authenticator.authenticate(key)
+        if self._client_keys:
+            names = names_in(context.auth_context())
+            key_ids = {self._client_keys[name] for name in names if name in self._client_keys}
+            # A certificate that could stand for several keys stands for none.
+            if len(key_ids) == 1:
+                return await self._authenticator.vouched(key_ids.pop())
+        raise CredentialsMissing
+
     async def _acting_for(self, principal: Principal, tenant_id: TenantId) -> Principal:
         if Scope.ADMIN_SERVICE not in principal.scopes:
             raise ScopeMissing(Scope.ADMIN_SERVICE)
@@ -63,10 +82,16 @@ class Authentication:
         return replace(principal, tenant_key=tenant.tenant_key, tenant_id=tenant.tenant_id)
 
 
-def _key_of(metadata: Mapping[str, str]) -> str:
+def names_in(peer: Mapping[str, Iterable[bytes]]) -> list[str]:
+    """Who a client's certificate names, verified by the handshake: its alternative names, or else its common name."""
+    names = peer.get("x509_subject_alternative_name") or peer.get("x509_common_name") or ()
+    return [name.decode("utf-8", errors="replace") for name in names]
+
+
+def _key_of(metadata: Mapping[str, str]) -> str | None:
     authorization = metadata.get("authorization", "")
     if authorization.lower().startswith(_BEARER):
         return authorization[len(_BEARER) :].strip()
     if key := metadata.get("x-api-key"):
         return key.strip()
-    raise CredentialsMissing
+    return None
