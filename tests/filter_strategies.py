@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from unicodedata import normalize
 
 from hypothesis import strategies as st
 
@@ -49,7 +51,10 @@ _KEYS = ["a", "b", "0", "IN", "true", "two words", ""]
 _NUMBERS = [0.0, -1.5, 1.0, 0.1, 1e23, 5e-324, 1.7976931348623157e308, float(2**53), 4.35]
 _LARGE_INTEGERS = [2**53 + 1, -(10**400), 10**400, 1, 0]
 
-words = st.sampled_from(_WORDS) | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4)
+# In NFC, as what is stored is.
+words = st.sampled_from(_WORDS) | st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=4
+).map(partial(normalize, "NFC"))
 numbers = st.sampled_from(_NUMBERS) | st.floats(allow_nan=False, allow_infinity=False)
 moments = st.sampled_from([NOW, NOW - timedelta(days=3), NOW + timedelta(microseconds=1)]) | st.timedeltas(
     timedelta(days=-20_000), timedelta(days=20_000)

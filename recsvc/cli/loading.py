@@ -66,8 +66,10 @@ async def load(storage: Storage, tenant_key: TenantKey, dataset: Dataset, consol
         progress.update(items, total=progress.tasks[items].completed)
         users = progress.add_task("users", total=None)
         for user_chunk in _chunks(dataset.users(), _ITEMS):
-            await storage.users.upsert_many(tenant_key, user_chunk)
-            loaded.users += len(user_chunk)
+            refused = await storage.users.upsert_many(tenant_key, user_chunk)
+            for error in refused:
+                loaded.refuse(error)
+            loaded.users += len(user_chunk) - len(refused)
             progress.advance(users, len(user_chunk))
         progress.update(users, total=progress.tasks[users].completed)
         events = progress.add_task("events", total=dataset.event_count)

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsvc.datasets.files import Folder, TextFile
-from recsvc.datasets.ids import event_id, id_fault
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.source import Dataset, DatasetError
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
 from recsvc.domain.ids import ItemId, UserId
+from recsvc.domain.text import name_fault
 from recsvc.domain.users import User
 
 EVENT_TIME = datetime(2020, 1, 1, tzinfo=UTC)
@@ -68,6 +69,6 @@ def _histories(file: TextFile) -> Iterator[tuple[str, list[str]]]:
         if not ids:
             continue
         for element in ids:
-            if fault := id_fault(element):
+            if fault := name_fault(element):
                 raise DatasetError(file.place, number, f"the id {element[:20]!r}… {fault}")
         yield ids[0], list(dict.fromkeys(ids[1:]))

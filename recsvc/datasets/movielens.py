@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsvc.datasets.files import Folder, TextFile
-from recsvc.datasets.ids import event_id, id_fault
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.rows import Row, bare_rows, headed_rows
 from recsvc.datasets.source import Dataset, DatasetError
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
 from recsvc.domain.ids import ItemId, UserId
+from recsvc.domain.text import name_fault
 from recsvc.domain.users import User
 
 ITEM_TYPE = "movie"
@@ -136,7 +137,7 @@ def _tags(file: TextFile) -> dict[str, tuple[str, ...]]:
     for row in headed_rows(file, ("movieId", "tag")):
         tag = row.text("tag").lower()
         # People typed whole sentences and worse; what cannot be a tag is no error of the file.
-        if id_fault(tag) is None:
+        if name_fault(tag) is None:
             used[row.id("movieId")][tag] += 1
     return {
         item_id: tuple(sorted(counts, key=lambda tag: (-counts[tag], tag))[:MAX_TAGS])

@@ -14,12 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from recsvc.datasets.ids import event_id, id_fault
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.rows import iso_time
 from recsvc.datasets.source import DatasetError
 from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
+from recsvc.domain.text import name_fault
 from recsvc.domain.users import User
 
 _SERVICE_SETS = frozenset({"etag", "create_time", "update_time"})
@@ -60,7 +61,7 @@ class Record:
     def optional_id(self, field: str) -> str | None:
         """A field that may hold an id; an empty one is none, as in proto3."""
         text = self.text(field)
-        if text and (fault := id_fault(text)):
+        if text and (fault := name_fault(text)):
             self.fail(f"{field} {fault}")
         return text or None
 

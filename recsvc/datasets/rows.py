@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from recsvc.datasets.files import TextFile
-from recsvc.datasets.ids import id_fault
 from recsvc.datasets.source import DatasetError
+from recsvc.domain.text import name_fault
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Row:
     def id(self, column: str) -> str:
         """The cell as an id."""
         text = self.cells[column].strip()
-        if fault := id_fault(text):
+        if fault := name_fault(text):
             self.fail(f"{column} {fault}")
         return text
 

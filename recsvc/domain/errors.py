@@ -56,6 +56,7 @@ class Reason(StrEnum):
     ALREADY_EXISTS = "ALREADY_EXISTS"
     STALE_ETAG = "STALE_ETAG"
     EVENT_TYPE_IN_USE = "EVENT_TYPE_IN_USE"
+    ATTRIBUTE_TYPE_IN_USE = "ATTRIBUTE_TYPE_IN_USE"
     MODEL_ACTIVE = "MODEL_ACTIVE"
     NOT_ENOUGH_DATA = "NOT_ENOUGH_DATA"
     TRAINING_IN_PROGRESS = "TRAINING_IN_PROGRESS"
@@ -286,6 +287,15 @@ class EventTypeInUse(FailedPrecondition):
     """Occurs when an event type is deleted while events of it are stored."""
 
     reason = Reason.EVENT_TYPE_IN_USE
+
+
+class AttributeTypeInUse(FailedPrecondition):
+    """Occurs when an attribute is given a type that values of stored items do not have."""
+
+    reason = Reason.ATTRIBUTE_TYPE_IN_USE
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(f"{field}: {description}", fields=[FieldViolation(field, description)])
 
 
 class ModelActive(FailedPrecondition):

@@ -10,6 +10,7 @@ from psycopg.rows import DictRow
 
 from recsvc.domain.audit import AuditEntry
 from recsvc.domain.bootstrap_keys import BootstrapKey
+from recsvc.domain.cleaning import clean_display_name
 from recsvc.domain.errors import ApiKeyNotFound
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope
@@ -55,12 +56,12 @@ class ApiKeyRepository:
         *,
         audit: AuditEntry | None = None,
     ) -> ApiKey:
-        """Store a new key."""
+        """Store a new key. Raises InvalidField for a display name with control characters."""
         parameters = {
             "tenant": tenant_key,
             "key_id": key_id,
             "secret_hash": secret_hash,
-            "display_name": display_name,
+            "display_name": clean_display_name(display_name, "display_name"),
             "scopes": sorted(scope.value for scope in scopes),
             "expire_time": expire_time,
         }

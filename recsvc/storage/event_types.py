@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from psycopg.rows import DictRow
 
+from recsvc.domain.cleaning import check_name
 from recsvc.domain.errors import EventTypeInUse, EventTypeNotFound
 from recsvc.domain.events import EventType
 from recsvc.domain.ids import TenantKey
@@ -35,7 +36,8 @@ class EventTypeRepository:
     async def update(
         self, tenant_key: TenantKey, name: str, change: Callable[[EventType], EventType], *, allow_missing: bool
     ) -> EventType:
-        """Apply a change to the type as it is now, or to a blank one. Raises EventTypeNotFound."""
+        """Apply a change to the type as it is now, or to a blank one. Raises EventTypeNotFound and InvalidField."""
+        check_name(name, "event_type.event_type")
         async with self._database.tenant_transaction(tenant_key, timeout_s=60) as connection:
             cursor = await execute(connection, _SQL["get_event_type"], {"tenant": tenant_key, "event_type": name})
             row = await cursor.fetchone()

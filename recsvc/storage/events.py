@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from recsvc.domain.cleaning import clean_event
 from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
@@ -85,19 +86,21 @@ class EventRepository:
         """Store events, each exactly once by its event_id; unknown users are created.
 
         count_at_once: the counters of items tell of the events when this returns, rather than a moment later. Returns
-        one outcome per event, in order: Recorded, or the error that refused it (EventTypeUnknown, ItemNotFound).
-        Caches know of the change before this returns.
+        one outcome per event, in order: Recorded, or the error that refused it (EventTypeUnknown, ItemNotFound,
+        InvalidField). Caches know of the change before this returns.
         """
-        if not events:
-            return []
+        judged = [_judged(event) for event in events]
+        good = [event for event in judged if isinstance(event, Event)]
+        if not good:
+            return [error for error in judged if isinstance(error, DomainError)]
         # An event_id that stands twice is stored once; the later ones are duplicates of the first.
-        first = {event.event_id: event for event in reversed(events)}
+        first = {event.event_id: event for event in reversed(good)}
         written = await self._write_retrying(tenant_key, first, timeout_s)
         if written.versions:
             await self._changes.users_changed(tenant_key, written.versions)
             if count_at_once:
                 await self._counters.count_all()
-        return _outcomes(events, written.not_stored)
+        return _outcomes(judged, written.not_stored)
 
     async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[StoredEvent]:
         """A page of events that match."""
@@ -160,10 +163,21 @@ class EventRepository:
             )
 
 
-def _outcomes(events: Sequence[Event], not_stored: Mapping[str, DomainError | None]) -> list[Outcome]:
+def _judged(event: Event) -> Event | DomainError:
+    """The event as it is to be stored, or what is wrong with it."""
+    try:
+        return clean_event(event)
+    except DomainError as error:
+        return error
+
+
+def _outcomes(judged: Sequence[Event | DomainError], not_stored: Mapping[str, DomainError | None]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     told: set[EventId] = set()
-    for event in events:
+    for event in judged:
+        if isinstance(event, DomainError):
+            outcomes.append(event)
+            continue
         duplicate = event.event_id in not_stored or event.event_id in told
         outcomes.append(not_stored.get(event.event_id) or Recorded(event.event_id, duplicate))
         told.add(event.event_id)

@@ -1,11 +1,13 @@
 """Items: one way to write them, whether one, a thousand or a million; and the ways to read them.
 
 What needs the tenant to be judged (attribute schema, length of embeddings, etags) is checked here, item by item, before
-anything is written. Every write raises the tenant's version and announces it, so that no cached list outlives it.
+anything is written, and texts are cleaned as the tenant wants them. Every write raises the tenant's version and
+announces it, so that no cached list outlives it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +19,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.catalog import AttributeRule, AttributeType, Item, check_attributes
+from recsvc.domain.cleaning import clean_item
 from recsvc.domain.errors import (
     AlreadyExists,
     DomainError,
@@ -28,6 +31,7 @@ from recsvc.domain.errors import (
 )
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import ItemId, TenantKey, UserKey
+from recsvc.domain.markup import MarkupPolicies
 from recsvc.domain.order_by import Order
 from recsvc.domain.paging import PageValue
 from recsvc.storage.changes import Changes
@@ -50,6 +54,8 @@ _COPY_TYPES = (
 _BULK_TIMEOUT_S = 600.0
 _EXPORT_TIMEOUT_S = 3600.0
 _EXPORT_CHUNK = 1000
+# So many are judged before others have their turn: the most hostile of them take milliseconds each.
+_JUDGED_AT_ONCE = 50
 # A page token holds the order values of a row and must stay short, whatever the title.
 _ORDERED_TITLE = 200
 _ORDER_COLUMNS: Columns = {**ITEM_COLUMNS, "title": f"left(i.title, {_ORDERED_TITLE})"}
@@ -255,8 +261,8 @@ class ItemRepository:
         self, connection: Connection, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str]
     ) -> Sequence[WriteOutcome]:
         """Write the good ones of some items; the outcomes of all, in order."""
-        errors = await _refusals(connection, tenant_key, items, path)
-        good = [item for position, item in enumerate(items) if position not in errors]
+        judged = await _judged(connection, tenant_key, items, path)
+        good = [item for item in judged if isinstance(item, Item)]
         if len(good) < _COPY_FROM:
             params = {"tenant": tenant_key, "items": Jsonb([_document(item) for item in good], dumps=_dumps)}
             cursor = await execute(connection, _UPSERT_JSON, params)
@@ -270,10 +276,7 @@ class ItemRepository:
                     await copy.write_row([*row.values()])
             cursor = await execute(connection, _UPSERT_COPIED, {"tenant": tenant_key})
         stored = {row["item_id"]: row for row in await cursor.fetchall()}
-        return [
-            errors[position] if position in errors else _written(item, stored.get(item.item_id))
-            for position, item in enumerate(items)
-        ]
+        return [_written(item, stored.get(item.item_id)) if isinstance(item, Item) else item for item in judged]
 
 
 def order_values(item: Item, orders: Sequence[Order]) -> list[PageValue]:
@@ -281,21 +284,25 @@ def order_values(item: Item, orders: Sequence[Order]) -> list[PageValue]:
     return [item.title[:_ORDERED_TITLE] if order.field == "title" else getattr(item, order.field) for order in orders]
 
 
-async def _refusals(
+async def _judged(
     connection: Connection, tenant_key: TenantKey, items: Sequence[Item], path: Callable[[int], str]
-) -> dict[int, DomainError]:
-    """What is wrong with which item, by position."""
+) -> list[Item | DomainError]:
+    """Each item as it is to be stored, or what is wrong with it."""
     cursor = await execute(connection, _SQL["write_context"], {"tenant": tenant_key})
     context = await cursor.fetchone()
     schema = [
         AttributeRule(key, AttributeType(kind), required, filterable)
         for key, kind, required, filterable in context["attribute_schema"]
     ]
+    markup = MarkupPolicies.of(context["text_settings"])
     dimension: int | None = context["embedding_dimension"]
-    errors: dict[int, DomainError] = {}
+    judged: list[Item | DomainError] = []
     seen: set[ItemId] = set()
-    for position, item in enumerate(items):
+    for position, sent in enumerate(items):
+        if position % _JUDGED_AT_ONCE == _JUDGED_AT_ONCE - 1:
+            await asyncio.sleep(0)
         try:
+            item = clean_item(sent, markup, path(position))
             _check(item, schema, path(position))
             if item.embedding is not None:
                 # Only an item that is right in everything else may be the one that fixes the length.
@@ -305,10 +312,11 @@ async def _refusals(
             if item.item_id in seen:
                 raise DuplicateInBatch(f"{path(position)}.item_id", f"{item.item_id!r} stands twice in the batch")
         except DomainError as error:
-            errors[position] = error
+            judged.append(error)
         else:
+            judged.append(item)
             seen.add(item.item_id)
-    return errors
+    return judged
 
 
 async def _fix_dimension(connection: Connection, tenant_key: TenantKey, dimension: int) -> int:

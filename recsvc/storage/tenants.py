@@ -13,7 +13,8 @@ from psycopg.types.json import Jsonb
 
 from recsvc.domain.audit import AuditEntry
 from recsvc.domain.catalog import AttributeRule, AttributeType
-from recsvc.domain.errors import AlreadyExists, TenantNotFound
+from recsvc.domain.cleaning import check_name, check_settings, clean_display_name, clean_rule
+from recsvc.domain.errors import AlreadyExists, AttributeTypeInUse, TenantNotFound
 from recsvc.domain.events import DEFAULT_EVENT_TYPES
 from recsvc.domain.ids import ModelKey, TenantId, TenantKey
 from recsvc.domain.tenancy import ServingModel, Tenant, TenantProfile, TenantSettings
@@ -23,6 +24,8 @@ from recsvc.storage.database import Connection, Database, execute
 from recsvc.storage.statements import compose, load
 
 _SQL = load("tenants")
+# A change of type reads the attributes of every item.
+_SCAN_TIMEOUT_S = 60.0
 
 
 async def raise_version(connection: Connection, tenant_key: TenantKey) -> int:
@@ -42,7 +45,9 @@ class TenantRepository:
     async def create(
         self, tenant_id: TenantId, display_name: str, settings: TenantSettings, *, audit: AuditEntry | None = None
     ) -> Tenant:
-        """Raises AlreadyExists."""
+        """Raises AlreadyExists and InvalidField."""
+        check_name(tenant_id, "tenant.tenant_id")
+        check_settings(settings.document, "tenant.settings")
         event_types = [
             {
                 "event_type": kind.event_type,
@@ -59,7 +64,7 @@ class TenantRepository:
                 _SQL["create_tenant"],
                 {
                     "tenant_id": tenant_id,
-                    "display_name": display_name,
+                    "display_name": clean_display_name(display_name, "tenant.display_name"),
                     "settings": settings.document,
                     "event_types": Jsonb(event_types),
                 },
@@ -88,19 +93,20 @@ class TenantRepository:
     async def update(
         self, tenant_id: TenantId, change: Callable[[Tenant], Tenant], *, audit: AuditEntry | None = None
     ) -> Tenant:
-        """Apply a change to the tenant as it is now, atomically. Raises TenantNotFound."""
+        """Apply a change to the tenant as it is now, atomically. Raises TenantNotFound and InvalidField."""
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["lock_tenant"], {"tenant_id": tenant_id})
             row = await cursor.fetchone()
             if row is None:
                 raise TenantNotFound(tenant_id)
             changed = change(_tenant(row))
+            check_settings(changed.settings.document, "tenant.settings")
             cursor = await execute(
                 connection,
                 _SQL["update_tenant"],
                 {
                     "tenant_id": tenant_id,
-                    "display_name": changed.display_name,
+                    "display_name": clean_display_name(changed.display_name, "tenant.display_name"),
                     "settings": changed.settings.document,
                 },
             )
@@ -180,15 +186,34 @@ class TenantRepository:
             for row in rows
         ]
 
-    async def replace_attribute_schema(self, tenant_key: TenantKey, rules: Sequence[AttributeRule]) -> None:
-        """Put a new allow-list in place of the old one."""
-        async with self._database.tenant_transaction(tenant_key) as connection:
+    async def replace_attribute_schema(
+        self, tenant_key: TenantKey, sent: Sequence[AttributeRule]
+    ) -> Sequence[AttributeRule]:
+        """Put a new allow-list in place of the old one; returns it as it is stored.
+
+        Raises InvalidField, and AttributeTypeInUse when stored items have values of another type than a key is given.
+        """
+        rules = [clean_rule(rule, f"schema.attributes[{index}]") for index, rule in enumerate(sent)]
+        known = {(rule.key, rule.type) for rule in await self.attribute_schema(tenant_key)}
+        retyped = {rule.key: rule.type for rule in rules if (rule.key, rule.type) not in known}
+        async with self._database.tenant_transaction(tenant_key, timeout_s=_SCAN_TIMEOUT_S) as connection:
+            if retyped:
+                parameters = {"tenant": tenant_key, "keys": list(retyped), "types": [*map(str, retyped.values())]}
+                cursor = await execute(connection, _SQL["mistyped_attributes"], parameters)
+                wrong = {row["key"]: row["item_id"] for row in await cursor.fetchall()}
+                for index, rule in enumerate(rules):
+                    if rule.key in wrong:
+                        raise AttributeTypeInUse(
+                            f"schema.attributes[{index}].type",
+                            f"item {wrong[rule.key]!r} has a value of {rule.key!r} that is no {rule.type}",
+                        )
             await execute(connection, _SQL["clear_attribute_schema"], {"tenant": tenant_key})
             for rule in rules:
                 parameters = {**asdict(rule), "type": rule.type.value, "tenant": tenant_key}
                 await execute(connection, _SQL["insert_attribute_rule"], parameters)
             version = await raise_version(connection, tenant_key)
         await self._changes.tenant_changed(tenant_key, version)
+        return rules
 
     async def service_secret(self, name: str) -> bytes:
         """A random secret of 32 bytes that all processes of the service share."""

@@ -10,7 +10,8 @@ from typing import Any
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from recsvc.domain.errors import UserNotFound
+from recsvc.domain.cleaning import check_name, clean_user
+from recsvc.domain.errors import DomainError, UserNotFound
 from recsvc.domain.events import StoredEvent
 from recsvc.domain.filters import Comparison, Field, FieldType, Operator
 from recsvc.domain.ids import TenantKey, UserId, UserKey
@@ -80,7 +81,8 @@ class UserRepository:
     async def change(
         self, tenant_key: TenantKey, user_id: UserId, change: Callable[[User], User], *, allow_missing: bool
     ) -> User:
-        """Apply a change to the profile as it is now, or to a blank one. Raises UserNotFound."""
+        """Apply a change to the profile as it is now, or to a blank one. Raises UserNotFound and InvalidField."""
+        check_name(user_id, "user.user_id")
         async with self._database.tenant_transaction(tenant_key) as connection:
             cursor = await execute(
                 connection,
@@ -94,7 +96,7 @@ class UserRepository:
                 # Made before it is changed: another may do the same, and neither change may undo the other.
                 cursor = await execute(connection, _SQL["ensure_user"], {"tenant": tenant_key, "user_id": user_id})
                 row = await cursor.fetchone()
-            changed = change(_user(row))
+            changed = clean_user(change(_user(row)), "user")
             cursor = await execute(
                 connection,
                 _SQL["upsert_user"],
@@ -107,16 +109,29 @@ class UserRepository:
             )
             return _user(await cursor.fetchone())
 
-    async def upsert_many(self, tenant_key: TenantKey, users: Sequence[User]) -> None:
-        """Create or replace profiles; of a user who stands twice the last one counts."""
-        documents = {
-            user.user_id: {"user_id": user.user_id, "attributes": dict(user.attributes), "labels": user.labels}
-            for user in users
-        }
+    async def upsert_many(self, tenant_key: TenantKey, users: Sequence[User]) -> Sequence[DomainError]:
+        """Create or replace profiles; of a user who stands twice the last one counts.
+
+        Returns why which of them were refused (InvalidField); those never fail their neighbours.
+        """
+        documents: dict[UserId, dict[str, object]] = {}
+        refused: list[DomainError] = []
+        for position, sent in enumerate(users):
+            try:
+                user = clean_user(sent, f"users[{position}]")
+            except DomainError as error:
+                refused.append(error)
+            else:
+                documents[user.user_id] = {
+                    "user_id": user.user_id,
+                    "attributes": dict(user.attributes),
+                    "labels": user.labels,
+                }
         async with self._database.tenant_transaction(tenant_key) as connection:
             await execute(
                 connection, _SQL["upsert_users"], {"tenant": tenant_key, "users": Jsonb(list(documents.values()))}
             )
+        return refused
 
     async def erase(self, tenant_key: TenantKey, user_id: UserId) -> Erasure:
         """Delete everything that is held of a user; all counts are 0 when there is no such user."""
@@ -160,8 +175,9 @@ class UserRepository:
     async def merge(self, tenant_key: TenantKey, kind: UserKind, source_id: str, user_id: UserId) -> Merge:
         """Move the history of a session or anonymous user to a known user, once; a second time moves nothing.
 
-        Raises UserNotFound when neither the source nor the user exists.
+        Raises UserNotFound when neither the source nor the user exists, and InvalidField for an id that none can have.
         """
+        check_name(user_id, "user_id")
         subjects = {"tenant": tenant_key, "kind": kind.value, "source_id": source_id, "user_id": user_id}
 
         async def merge() -> tuple[Merge, dict[UserKey, int]]:

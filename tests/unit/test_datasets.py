@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from recsvc.datasets import FORMATS, Dataset, DatasetError, open_dataset
-from recsvc.datasets.ids import event_id, id_fault
+from recsvc.datasets.ids import event_id
 from recsvc.datasets.seed import seed_dataset
+from recsvc.domain.text import name_fault
 
 REPOSITORY = Path(__file__).parents[2]
 DATA = Path(os.environ.get("RECSVC_DATA_DIR") or REPOSITORY.parent / "shared" / "data")
@@ -47,7 +48,7 @@ def counts(dataset: Dataset) -> tuple[int, int, int]:
         assert event.user_id in known_users
         assert event.event_time.tzinfo is not None
     assert (len(known_items), len(known_users), len(events)) == (len(items), len(users), number)
-    assert all(id_fault(element) is None for element in (*items, *users, *events))
+    assert all(name_fault(element) is None for element in (*items, *users, *events))
     return len(users), len(items), number
 
 
@@ -376,7 +377,7 @@ def test_missing_path_and_unknown_format_are_told(tmp_path: Path):
 def test_event_ids_that_would_be_too_long_become_digests():
     assert event_id("ml", 1, 2) == "ml:1:2"
     long = event_id("ml", "x" * 128, "y" * 128)
-    assert id_fault(long) is None
+    assert name_fault(long) is None
     assert long == event_id("ml", "x" * 128, "y" * 128)
     assert long != event_id("ml", "x" * 128, "z" * 128)
 

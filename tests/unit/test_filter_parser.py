@@ -236,3 +236,7 @@ def test_printed_tree_is_no_deeper_than_the_filter_was() -> None:
 
 def test_text_tells_true_from_one() -> None:
     assert str(parse("attributes.a = true", ITEM_FIELDS)) != str(parse("attributes.a = 1", ITEM_FIELDS))
+
+
+def test_a_string_matches_however_its_accents_were_typed() -> None:
+    assert parse('title = "cafe\u0301"', ITEM_FIELDS) == parse('title = "café"', ITEM_FIELDS)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from recsvc.datasets import Dataset, seed_dataset
-from recsvc.datasets.ids import id_fault
 from recsvc.domain.events import DEFAULT_EVENT_TYPES
+from recsvc.domain.text import name_fault
 
 NOW = datetime(2026, 5, 1, 15, 30, tzinfo=UTC)
 
@@ -69,7 +69,7 @@ def test_ids_are_valid_and_unique(dataset: Dataset):
         [event.event_id for event in dataset.events()],
     ):
         assert len(set(ids)) == len(ids)
-        assert all(id_fault(element) is None for element in ids)
+        assert all(name_fault(element) is None for element in ids)
 
 
 def test_titles_are_unique_even_where_words_run_out():

@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from recsvc.domain.errors import InvalidFilter
+from recsvc.domain.text import TextFault, in_normal_form
 
 
 class TokenKind(StrEnum):
@@ -97,7 +98,11 @@ def _unquoted(lexeme: str, column: int) -> str:
     value = _ESCAPE.sub(lambda escape: _ESCAPES.get(escape[1], escape[1]), lexeme[1:-1])
     if "\x00" in value:
         raise InvalidFilter("a string must not contain the character NUL", column)
-    return value
+    try:
+        # As what is stored is: the same words match however they were typed.
+        return in_normal_form(value)
+    except TextFault as fault:
+        raise InvalidFilter(f"a string {fault}", column) from None
 
 
 def _complaint(character: str) -> str:

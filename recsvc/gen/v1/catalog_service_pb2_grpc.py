@@ -191,7 +191,9 @@ class CatalogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAttributeSchema(self, request, context):
-        """Replace the tenant's allow-list of attribute keys. Stored items are not changed.
+        """Replace the tenant's allow-list of attribute keys. Stored items are not changed: FAILED_PRECONDITION when values of
+        theirs are not of the type that a key is given. What is newly required, or no longer allowed, is asked of an item when
+        it is written next.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

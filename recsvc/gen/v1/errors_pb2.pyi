@@ -98,6 +98,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A stream of requests said nothing for longer than it may. All that it sent is answered: begin a new one."""
     ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 37
     """This server is about to stop. Begin the stream again, at another one."""
+    ERROR_REASON_ATTRIBUTE_TYPE_IN_USE: _ErrorReason.ValueType  # 45
+    """Occurs when an attribute is given a type that values of stored items do not have."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs. ErrorInfo.reason carries the value's name without the prefix ERROR_REASON_."""
@@ -178,4 +180,6 @@ ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 36
 """A stream of requests said nothing for longer than it may. All that it sent is answered: begin a new one."""
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 37
 """This server is about to stop. Begin the stream again, at another one."""
+ERROR_REASON_ATTRIBUTE_TYPE_IN_USE: ErrorReason.ValueType  # 45
+"""Occurs when an attribute is given a type that values of stored items do not have."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -186,8 +186,7 @@ class CatalogServicer(CatalogServiceServicer):
     async def UpdateAttributeSchema(
         self, request: pb.UpdateAttributeSchemaRequest, context: Context
     ) -> pb.UpdateAttributeSchemaResponse:
-        rules = convert.attribute_rules(request.schema)
-        await self._tenants.replace_attribute_schema(calls.tenant(), rules)
+        rules = await self._tenants.replace_attribute_schema(calls.tenant(), convert.attribute_rules(request.schema))
         return pb.UpdateAttributeSchemaResponse(schema=convert.attribute_schema_proto(rules))
 
     async def _explain_undeleted(self, tenant_key: TenantKey, item_id: ItemId, request: pb.DeleteItemRequest) -> None:

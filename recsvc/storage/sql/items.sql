@@ -41,8 +41,8 @@ CREATE TEMPORARY TABLE incoming_items (
 COPY incoming_items FROM STDIN (FORMAT BINARY);
 
 -- write_context --
--- What items are checked against: the attribute schema and the length of embeddings.
-SELECT t.embedding_dimension,
+-- What items are checked against: the attribute schema, the length of embeddings, and what becomes of HTML.
+SELECT t.embedding_dimension, t.settings -> 'text' AS text_settings,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(a.key, a.type, a.required, a.filterable)), '[]')
         FROM attribute_schemas a WHERE a.tenant_key = t.tenant_key) AS attribute_schema
 FROM tenants t WHERE t.tenant_key = %(tenant)s;

@@ -99,6 +99,29 @@ SELECT tenant_key, version FROM tenant_versions WHERE update_time > now() - make
 SELECT key, type, required, filterable, description FROM attribute_schemas
 WHERE tenant_key = %(tenant)s ORDER BY key;
 
+-- mistyped_attributes --
+-- For each key that is given a type: an item with a value of another type, if there is any.
+SELECT w.key, wrong.item_id
+FROM unnest(%(keys)s::text[], %(types)s::text[]) AS w (key, type)
+CROSS JOIN LATERAL (
+    SELECT i.item_id FROM items i CROSS JOIN LATERAL (SELECT i.attributes -> w.key AS value) a
+    WHERE i.tenant_key = %(tenant)s AND jsonb_typeof(a.value) <> 'null'
+      AND NOT CASE w.type
+          WHEN 'STRING' THEN jsonb_typeof(a.value) = 'string'
+          WHEN 'NUMBER' THEN jsonb_typeof(a.value) = 'number'
+          WHEN 'BOOL' THEN jsonb_typeof(a.value) = 'boolean'
+          WHEN 'TIMESTAMP' THEN jsonb_typeof(a.value) = 'string'
+               AND pg_input_is_valid(a.value #>> '{}', 'timestamptz')
+               AND a.value #>> '{}' ~ '^\d{4}-.*(Z|[+-]\d\d(:?\d\d)?)$'
+          WHEN 'STRING_LIST' THEN jsonb_typeof(a.value) = 'array'
+               AND NOT jsonb_path_exists(a.value, 'strict $[*] ? (@.type() <> "string")')
+          WHEN 'NUMBER_LIST' THEN jsonb_typeof(a.value) = 'array'
+               AND NOT jsonb_path_exists(a.value, 'strict $[*] ? (@.type() <> "number")')
+          ELSE jsonb_typeof(a.value) = 'object'
+      END
+    LIMIT 1
+) wrong;
+
 -- clear_attribute_schema --
 -- Make room for a new allow-list.
 DELETE FROM attribute_schemas WHERE tenant_key = %(tenant)s;

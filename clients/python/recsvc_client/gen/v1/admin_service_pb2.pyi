@@ -25,6 +25,44 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _HtmlPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HtmlPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HtmlPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HTML_POLICY_UNSPECIFIED: _HtmlPolicy.ValueType  # 0
+    """The default of the field."""
+    HTML_POLICY_STRIP: _HtmlPolicy.ValueType  # 1
+    """Tags go, scripts and styles with what they hold, entities are decoded: what is left is the text that a browser would
+    show.
+    """
+    HTML_POLICY_ESCAPE: _HtmlPolicy.ValueType  # 2
+    """The characters `& < > " '` become entities; entities that are there already stay."""
+    HTML_POLICY_REFUSE: _HtmlPolicy.ValueType  # 3
+    """A text with markup is refused with INVALID_ARGUMENT."""
+    HTML_POLICY_KEEP: _HtmlPolicy.ValueType  # 4
+    """Markup is stored as it was sent. Whoever shows it must clean it."""
+
+class HtmlPolicy(_HtmlPolicy, metaclass=_HtmlPolicyEnumTypeWrapper):
+    """What becomes of HTML in a text. Markup is a `<` before a letter, `/`, `!` or `?`; after every policy but KEEP none is
+    left.
+    """
+
+HTML_POLICY_UNSPECIFIED: HtmlPolicy.ValueType  # 0
+"""The default of the field."""
+HTML_POLICY_STRIP: HtmlPolicy.ValueType  # 1
+"""Tags go, scripts and styles with what they hold, entities are decoded: what is left is the text that a browser would
+show.
+"""
+HTML_POLICY_ESCAPE: HtmlPolicy.ValueType  # 2
+"""The characters `& < > " '` become entities; entities that are there already stay."""
+HTML_POLICY_REFUSE: HtmlPolicy.ValueType  # 3
+"""A text with markup is refused with INVALID_ARGUMENT."""
+HTML_POLICY_KEEP: HtmlPolicy.ValueType  # 4
+"""Markup is stored as it was sent. Whoever shows it must clean it."""
+Global___HtmlPolicy: _TypeAlias = HtmlPolicy  # noqa: Y015
+
 class _TrainingState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -116,6 +154,36 @@ class RateLimits(_message.Message):
 Global___RateLimits: _TypeAlias = RateLimits  # noqa: Y015
 
 @_typing.final
+class TextSettings(_message.Message):
+    """How the texts of items are cleaned before they are stored. Items that are stored already are cleaned when they are
+    written next.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HTML_FIELD_NUMBER: _builtins.int
+    VALUE_HTML_FIELD_NUMBER: _builtins.int
+    html: Global___HtmlPolicy.ValueType
+    """HTML in titles and descriptions. Default HTML_POLICY_STRIP."""
+    value_html: Global___HtmlPolicy.ValueType
+    """HTML in what filters compare: item_type, categories, tags and the strings among attributes. Filters see what is
+    stored, so that STRIP and ESCAPE change what they match. Default HTML_POLICY_REFUSE.
+    """
+    def __init__(
+        self,
+        *,
+        html: Global___HtmlPolicy.ValueType = ...,
+        value_html: Global___HtmlPolicy.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["html", b"html", "value_html", b"value_html"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextSettings: _TypeAlias = TextSettings  # noqa: Y015
+
+@_typing.final
 class TenantSettings(_message.Message):
     """How a tenant is served."""
 
@@ -147,6 +215,7 @@ class TenantSettings(_message.Message):
     RATE_LIMITS_FIELD_NUMBER: _builtins.int
     EVENT_RETENTION_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_SCHEMA_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def defaults(self) -> _recommendation_service_pb2.RecommendOptions:
         """Options of Recommend for requests that do not set them: diversity, novelty and so on."""
@@ -167,6 +236,10 @@ class TenantSettings(_message.Message):
     def attribute_schema(self) -> _catalog_service_pb2.AttributeSchema:
         """The allow-list of attribute keys; also by CatalogService.UpdateAttributeSchema."""
 
+    @_builtins.property
+    def text(self) -> Global___TextSettings:
+        """How the texts of items are cleaned."""
+
     def __init__(
         self,
         *,
@@ -175,10 +248,11 @@ class TenantSettings(_message.Message):
         rate_limits: Global___RateLimits | None = ...,
         event_retention: _duration_pb2.Duration | None = ...,
         attribute_schema: _catalog_service_pb2.AttributeSchema | None = ...,
+        text: Global___TextSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attribute_schema", b"attribute_schema", "defaults", b"defaults", "event_retention", b"event_retention", "rate_limits", b"rate_limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attribute_schema", b"attribute_schema", "defaults", b"defaults", "event_retention", b"event_retention", "rate_limits", b"rate_limits", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_schema", b"attribute_schema", "defaults", b"defaults", "event_retention", b"event_retention", "placements", b"placements", "rate_limits", b"rate_limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_schema", b"attribute_schema", "defaults", b"defaults", "event_retention", b"event_retention", "placements", b"placements", "rate_limits", b"rate_limits", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

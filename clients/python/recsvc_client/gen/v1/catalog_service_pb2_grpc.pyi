@@ -58,7 +58,10 @@ class CatalogServiceStub:
     GetAttributeSchema: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.GetAttributeSchemaRequest, _catalog_service_pb2.GetAttributeSchemaResponse]
     """Read the tenant's allow-list of attribute keys."""
     UpdateAttributeSchema: _grpc.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateAttributeSchemaRequest, _catalog_service_pb2.UpdateAttributeSchemaResponse]
-    """Replace the tenant's allow-list of attribute keys. Stored items are not changed."""
+    """Replace the tenant's allow-list of attribute keys. Stored items are not changed: FAILED_PRECONDITION when values of
+    theirs are not of the type that a key is given. What is newly required, or no longer allowed, is asked of an item when
+    it is written next.
+    """
 
 @_typing.type_check_only
 class CatalogServiceAsyncStub(CatalogServiceStub):
@@ -90,7 +93,10 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
     GetAttributeSchema: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetAttributeSchemaRequest, _catalog_service_pb2.GetAttributeSchemaResponse]  # type: ignore[assignment]
     """Read the tenant's allow-list of attribute keys."""
     UpdateAttributeSchema: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateAttributeSchemaRequest, _catalog_service_pb2.UpdateAttributeSchemaResponse]  # type: ignore[assignment]
-    """Replace the tenant's allow-list of attribute keys. Stored items are not changed."""
+    """Replace the tenant's allow-list of attribute keys. Stored items are not changed: FAILED_PRECONDITION when values of
+    theirs are not of the type that a key is given. What is newly required, or no longer allowed, is asked of an item when
+    it is written next.
+    """
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """Stores items, finds them, moves them in and out in bulk."""
@@ -197,6 +203,9 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_service_pb2.UpdateAttributeSchemaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_service_pb2.UpdateAttributeSchemaResponse, _abc.Awaitable[_catalog_service_pb2.UpdateAttributeSchemaResponse]]:
-        """Replace the tenant's allow-list of attribute keys. Stored items are not changed."""
+        """Replace the tenant's allow-list of attribute keys. Stored items are not changed: FAILED_PRECONDITION when values of
+        theirs are not of the type that a key is given. What is newly required, or no longer allowed, is asked of an item when
+        it is written next.
+        """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
