@@ -27,11 +27,12 @@ chaos: $(READY) ## Kill and stop servers, PostgreSQL and Redis under load.
 	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \
 	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py
 
-check: $(READY) ## Lint, types, layers, protos.
+check: $(READY) ## Lint, types, layers, known weaknesses, protos.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive recsvc clients/python protos bench
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf lint
 	$(BIN)/python protos/generate.py --check
 
