@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from recsvc.gen.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
@@ -30,7 +31,7 @@ from recsvc.gen.v1 import options_pb2 as recsvc_dot_v1_dot_options__pb2
 from recsvc.gen.v1 import recommendation_service_pb2 as recsvc_dot_v1_dot_recommendation__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"recsvc/v1/experiment_service.proto\x12\trecsvc.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17recsvc/v1/options.proto\x1a&recsvc/v1/recommendation_service.proto\"\xa4\x01\n\x07Variant\x12)\n\x04name\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x04name\x12\x33\n\x07traffic\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x07traffic\x12\x39\n\toverrides\x18\x03 \x01(\x0b\x32\x1b.recsvc.v1.RecommendOptionsR\toverrides\"\x8e\x01\n\x10\x45xperimentMetric\x12\x34\n\nevent_type\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\x12\x44\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x05\x08\x80\xce\xda\x03\x32\x02\x08\x01R\x06window\"\xe5\x02\n\nExperiment\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\x12:\n\x08variants\x18\x02 \x03(\x0b\x32\x12.recsvc.v1.VariantB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x14R\x08variants\x12;\n\x06metric\x18\x03 \x01(\x0b\x32\x1b.recsvc.v1.ExperimentMetricB\x06\xbaH\x03\xc8\x01\x01R\x06metric\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.recsvc.v1.ExperimentStateR\x05state\x12\x39\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\"X\n\x17\x43reateExperimentRequest\x12=\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentB\x06\xbaH\x03\xc8\x01\x01R\nexperiment\"Q\n\x18\x43reateExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"R\n\x14GetExperimentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"N\n\x15GetExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"j\n\x16ListExperimentsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\"z\n\x17ListExperimentsResponse\x12\x37\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x15.recsvc.v1.ExperimentR\x0b\x65xperiments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x95\x01\n\x17UpdateExperimentRequest\x12=\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentB\x06\xbaH\x03\xc8\x01\x01R\nexperiment\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"Q\n\x18UpdateExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"T\n\x16StartExperimentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"P\n\x17StartExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"S\n\x15StopExperimentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"O\n\x16StopExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"\x82\x01\n\x14GetAssignmentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\x12.\n\x07user_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\"X\n\x15GetAssignmentResponse\x12?\n\nassignment\x18\x01 \x01(\x0b\x32\x1f.recsvc.v1.ExperimentAssignmentR\nassignment\"X\n\x1aGetExperimentReportRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"\x8d\x02\n\rVariantReport\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nuser_count\x18\x02 \x01(\x03R\tuserCount\x12%\n\x0e\x65xposure_count\x18\x03 \x01(\x03R\rexposureCount\x12)\n\x10\x63onversion_count\x18\x04 \x01(\x03R\x0f\x63onversionCount\x12\x12\n\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x19\n\x08rate_low\x18\x06 \x01(\x01R\x07rateLow\x12\x1b\n\trate_high\x18\x07 \x01(\x01R\x08rateHigh\x12\x12\n\x04lift\x18\x08 \x01(\x01R\x04lift\x12\x17\n\x07p_value\x18\t \x01(\x01R\x06pValue\"\xd6\x01\n\x1bGetExperimentReportResponse\x12\x34\n\x08variants\x18\x01 \x03(\x0b\x32\x18.recsvc.v1.VariantReportR\x08variants\x12@\n\x1dsample_ratio_mismatch_p_value\x18\x02 \x01(\x01R\x19sampleRatioMismatchPValue\x12?\n\rgenerate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cgenerateTime*\x8b\x01\n\x0f\x45xperimentState\x12 \n\x1c\x45XPERIMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XPERIMENT_STATE_DRAFT\x10\x01\x12\x1c\n\x18\x45XPERIMENT_STATE_RUNNING\x10\x02\x12\x1c\n\x18\x45XPERIMENT_STATE_STOPPED\x10\x03\x32\xa1\x07\n\x11\x45xperimentService\x12r\n\x10\x43reateExperiment\x12\".recsvc.v1.CreateExperimentRequest\x1a#.recsvc.v1.CreateExperimentResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:write\x12i\n\rGetExperiment\x12\x1f.recsvc.v1.GetExperimentRequest\x1a .recsvc.v1.GetExperimentResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:write\x12o\n\x0fListExperiments\x12!.recsvc.v1.ListExperimentsRequest\x1a\".recsvc.v1.ListExperimentsResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:write\x12r\n\x10UpdateExperiment\x12\".recsvc.v1.UpdateExperimentRequest\x1a#.recsvc.v1.UpdateExperimentResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:write\x12o\n\x0fStartExperiment\x12!.recsvc.v1.StartExperimentRequest\x1a\".recsvc.v1.StartExperimentResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:write\x12l\n\x0eStopExperiment\x12 .recsvc.v1.StopExperimentRequest\x1a!.recsvc.v1.StopExperimentResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:write\x12l\n\rGetAssignment\x12\x1f.recsvc.v1.GetAssignmentRequest\x1a .recsvc.v1.GetAssignmentResponse\"\x18\x8a\xb5\x18\x14recommendations:read\x12{\n\x13GetExperimentReport\x12%.recsvc.v1.GetExperimentReportRequest\x1a&.recsvc.v1.GetExperimentReportResponse\"\x15\x8a\xb5\x18\x11\x65xperiments:writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"recsvc/v1/experiment_service.proto\x12\trecsvc.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17recsvc/v1/options.proto\x1a&recsvc/v1/recommendation_service.proto\"\xa4\x01\n\x07Variant\x12)\n\x04name\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x04name\x12\x33\n\x07traffic\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00@\x01R\x07traffic\x12\x39\n\toverrides\x18\x03 \x01(\x0b\x32\x1b.recsvc.v1.RecommendOptionsR\toverrides\"\x8e\x01\n\x10\x45xperimentMetric\x12\x34\n\nevent_type\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\x12\x44\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\x0b\"\x05\x08\x80\xce\xda\x03\x32\x02\x08\x01R\x06window\"\xe5\x02\n\nExperiment\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\x12:\n\x08variants\x18\x02 \x03(\x0b\x32\x12.recsvc.v1.VariantB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x14R\x08variants\x12;\n\x06metric\x18\x03 \x01(\x0b\x32\x1b.recsvc.v1.ExperimentMetricB\x06\xbaH\x03\xc8\x01\x01R\x06metric\x12\x30\n\x05state\x18\x04 \x01(\x0e\x32\x1a.recsvc.v1.ExperimentStateR\x05state\x12\x39\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\"X\n\x17\x43reateExperimentRequest\x12=\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentB\x06\xbaH\x03\xc8\x01\x01R\nexperiment\"Q\n\x18\x43reateExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"R\n\x14GetExperimentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"N\n\x15GetExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"j\n\x16ListExperimentsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\"z\n\x17ListExperimentsResponse\x12\x37\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32\x15.recsvc.v1.ExperimentR\x0b\x65xperiments\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x95\x01\n\x17UpdateExperimentRequest\x12=\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentB\x06\xbaH\x03\xc8\x01\x01R\nexperiment\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\"Q\n\x18UpdateExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"T\n\x16StartExperimentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"P\n\x17StartExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"S\n\x15StopExperimentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"O\n\x16StopExperimentResponse\x12\x35\n\nexperiment\x18\x01 \x01(\x0b\x32\x15.recsvc.v1.ExperimentR\nexperiment\"\x82\x01\n\x14GetAssignmentRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\x12.\n\x07user_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\"X\n\x15GetAssignmentResponse\x12?\n\nassignment\x18\x01 \x01(\x0b\x32\x1f.recsvc.v1.ExperimentAssignmentR\nassignment\"X\n\x1aGetExperimentReportRequest\x12:\n\rexperiment_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x0c\x65xperimentId\"\x8d\x02\n\rVariantReport\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nuser_count\x18\x02 \x01(\x03R\tuserCount\x12%\n\x0e\x65xposure_count\x18\x03 \x01(\x03R\rexposureCount\x12)\n\x10\x63onversion_count\x18\x04 \x01(\x03R\x0f\x63onversionCount\x12\x12\n\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x19\n\x08rate_low\x18\x06 \x01(\x01R\x07rateLow\x12\x1b\n\trate_high\x18\x07 \x01(\x01R\x08rateHigh\x12\x12\n\x04lift\x18\x08 \x01(\x01R\x04lift\x12\x17\n\x07p_value\x18\t \x01(\x01R\x06pValue\"\xd6\x01\n\x1bGetExperimentReportResponse\x12\x34\n\x08variants\x18\x01 \x03(\x0b\x32\x18.recsvc.v1.VariantReportR\x08variants\x12@\n\x1dsample_ratio_mismatch_p_value\x18\x02 \x01(\x01R\x19sampleRatioMismatchPValue\x12?\n\rgenerate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0cgenerateTime*\x8b\x01\n\x0f\x45xperimentState\x12 \n\x1c\x45XPERIMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XPERIMENT_STATE_DRAFT\x10\x01\x12\x1c\n\x18\x45XPERIMENT_STATE_RUNNING\x10\x02\x12\x1c\n\x18\x45XPERIMENT_STATE_STOPPED\x10\x03\x32\x92\n\n\x11\x45xperimentService\x12\x95\x01\n\x10\x43reateExperiment\x12\".recsvc.v1.CreateExperimentRequest\x1a#.recsvc.v1.CreateExperimentResponse\"8\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02\x1d\"\x0f/v1/experiments:\nexperiment\x12\x90\x01\n\rGetExperiment\x12\x1f.recsvc.v1.GetExperimentRequest\x1a .recsvc.v1.GetExperimentResponse\"<\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02!\x12\x1f/v1/experiments/{experiment_id}\x12\x86\x01\n\x0fListExperiments\x12!.recsvc.v1.ListExperimentsRequest\x1a\".recsvc.v1.ListExperimentsResponse\",\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/experiments\x12\xb0\x01\n\x10UpdateExperiment\x12\".recsvc.v1.UpdateExperimentRequest\x1a#.recsvc.v1.UpdateExperimentResponse\"S\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02\x38\x32*/v1/experiments/{experiment.experiment_id}:\nexperiment\x12\x9f\x01\n\x0fStartExperiment\x12!.recsvc.v1.StartExperimentRequest\x1a\".recsvc.v1.StartExperimentResponse\"E\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02*\"%/v1/experiments/{experiment_id}:start:\x01*\x12\x9b\x01\n\x0eStopExperiment\x12 .recsvc.v1.StopExperimentRequest\x1a!.recsvc.v1.StopExperimentResponse\"D\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02)\"$/v1/experiments/{experiment_id}:stop:\x01*\x12\xa9\x01\n\rGetAssignment\x12\x1f.recsvc.v1.GetAssignmentRequest\x1a .recsvc.v1.GetAssignmentResponse\"U\x8a\xb5\x18\x14recommendations:read\x82\xd3\xe4\x93\x02\x37\x12\x35/v1/experiments/{experiment_id}/assignments/{user_id}\x12\xa9\x01\n\x13GetExperimentReport\x12%.recsvc.v1.GetExperimentReportRequest\x1a&.recsvc.v1.GetExperimentReportResponse\"C\x8a\xb5\x18\x11\x65xperiments:write\x82\xd3\xe4\x93\x02(\x12&/v1/experiments/{experiment_id}/reportb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,63 +73,63 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETEXPERIMENTREPORTREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_GETEXPERIMENTREPORTREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H\022r\020\020\001\030\200\0012\t^\\P{Cc}*$'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['CreateExperiment']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['CreateExperiment']._serialized_options = b'\212\265\030\021experiments:write'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['CreateExperiment']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\002\035\"\017/v1/experiments:\nexperiment'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperiment']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperiment']._serialized_options = b'\212\265\030\021experiments:write'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperiment']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\002!\022\037/v1/experiments/{experiment_id}'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['ListExperiments']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['ListExperiments']._serialized_options = b'\212\265\030\021experiments:write'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['ListExperiments']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\002\021\022\017/v1/experiments'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['UpdateExperiment']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['UpdateExperiment']._serialized_options = b'\212\265\030\021experiments:write'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['UpdateExperiment']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\00282*/v1/experiments/{experiment.experiment_id}:\nexperiment'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['StartExperiment']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['StartExperiment']._serialized_options = b'\212\265\030\021experiments:write'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['StartExperiment']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\002*\"%/v1/experiments/{experiment_id}:start:\001*'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['StopExperiment']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['StopExperiment']._serialized_options = b'\212\265\030\021experiments:write'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['StopExperiment']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\002)\"$/v1/experiments/{experiment_id}:stop:\001*'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['GetAssignment']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetAssignment']._serialized_options = b'\212\265\030\024recommendations:read'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetAssignment']._serialized_options = b'\212\265\030\024recommendations:read\202\323\344\223\0027\0225/v1/experiments/{experiment_id}/assignments/{user_id}'
   _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperimentReport']._loaded_options = None
-  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperimentReport']._serialized_options = b'\212\265\030\021experiments:write'
-  _globals['_EXPERIMENTSTATE']._serialized_start=2855
-  _globals['_EXPERIMENTSTATE']._serialized_end=2994
-  _globals['_VARIANT']._serialized_start=243
-  _globals['_VARIANT']._serialized_end=407
-  _globals['_EXPERIMENTMETRIC']._serialized_start=410
-  _globals['_EXPERIMENTMETRIC']._serialized_end=552
-  _globals['_EXPERIMENT']._serialized_start=555
-  _globals['_EXPERIMENT']._serialized_end=912
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=914
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=1002
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=1004
-  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=1085
-  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1087
-  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1169
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1171
-  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1249
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1251
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1357
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1359
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=1481
-  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_start=1484
-  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_end=1633
-  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_start=1635
-  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_end=1716
-  _globals['_STARTEXPERIMENTREQUEST']._serialized_start=1718
-  _globals['_STARTEXPERIMENTREQUEST']._serialized_end=1802
-  _globals['_STARTEXPERIMENTRESPONSE']._serialized_start=1804
-  _globals['_STARTEXPERIMENTRESPONSE']._serialized_end=1884
-  _globals['_STOPEXPERIMENTREQUEST']._serialized_start=1886
-  _globals['_STOPEXPERIMENTREQUEST']._serialized_end=1969
-  _globals['_STOPEXPERIMENTRESPONSE']._serialized_start=1971
-  _globals['_STOPEXPERIMENTRESPONSE']._serialized_end=2050
-  _globals['_GETASSIGNMENTREQUEST']._serialized_start=2053
-  _globals['_GETASSIGNMENTREQUEST']._serialized_end=2183
-  _globals['_GETASSIGNMENTRESPONSE']._serialized_start=2185
-  _globals['_GETASSIGNMENTRESPONSE']._serialized_end=2273
-  _globals['_GETEXPERIMENTREPORTREQUEST']._serialized_start=2275
-  _globals['_GETEXPERIMENTREPORTREQUEST']._serialized_end=2363
-  _globals['_VARIANTREPORT']._serialized_start=2366
-  _globals['_VARIANTREPORT']._serialized_end=2635
-  _globals['_GETEXPERIMENTREPORTRESPONSE']._serialized_start=2638
-  _globals['_GETEXPERIMENTREPORTRESPONSE']._serialized_end=2852
-  _globals['_EXPERIMENTSERVICE']._serialized_start=2997
-  _globals['_EXPERIMENTSERVICE']._serialized_end=3926
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperimentReport']._serialized_options = b'\212\265\030\021experiments:write\202\323\344\223\002(\022&/v1/experiments/{experiment_id}/report'
+  _globals['_EXPERIMENTSTATE']._serialized_start=2885
+  _globals['_EXPERIMENTSTATE']._serialized_end=3024
+  _globals['_VARIANT']._serialized_start=273
+  _globals['_VARIANT']._serialized_end=437
+  _globals['_EXPERIMENTMETRIC']._serialized_start=440
+  _globals['_EXPERIMENTMETRIC']._serialized_end=582
+  _globals['_EXPERIMENT']._serialized_start=585
+  _globals['_EXPERIMENT']._serialized_end=942
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=944
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=1032
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_start=1034
+  _globals['_CREATEEXPERIMENTRESPONSE']._serialized_end=1115
+  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1117
+  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1199
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_start=1201
+  _globals['_GETEXPERIMENTRESPONSE']._serialized_end=1279
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1281
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1387
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1389
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=1511
+  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_start=1514
+  _globals['_UPDATEEXPERIMENTREQUEST']._serialized_end=1663
+  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_start=1665
+  _globals['_UPDATEEXPERIMENTRESPONSE']._serialized_end=1746
+  _globals['_STARTEXPERIMENTREQUEST']._serialized_start=1748
+  _globals['_STARTEXPERIMENTREQUEST']._serialized_end=1832
+  _globals['_STARTEXPERIMENTRESPONSE']._serialized_start=1834
+  _globals['_STARTEXPERIMENTRESPONSE']._serialized_end=1914
+  _globals['_STOPEXPERIMENTREQUEST']._serialized_start=1916
+  _globals['_STOPEXPERIMENTREQUEST']._serialized_end=1999
+  _globals['_STOPEXPERIMENTRESPONSE']._serialized_start=2001
+  _globals['_STOPEXPERIMENTRESPONSE']._serialized_end=2080
+  _globals['_GETASSIGNMENTREQUEST']._serialized_start=2083
+  _globals['_GETASSIGNMENTREQUEST']._serialized_end=2213
+  _globals['_GETASSIGNMENTRESPONSE']._serialized_start=2215
+  _globals['_GETASSIGNMENTRESPONSE']._serialized_end=2303
+  _globals['_GETEXPERIMENTREPORTREQUEST']._serialized_start=2305
+  _globals['_GETEXPERIMENTREPORTREQUEST']._serialized_end=2393
+  _globals['_VARIANTREPORT']._serialized_start=2396
+  _globals['_VARIANTREPORT']._serialized_end=2665
+  _globals['_GETEXPERIMENTREPORTRESPONSE']._serialized_start=2668
+  _globals['_GETEXPERIMENTREPORTRESPONSE']._serialized_end=2882
+  _globals['_EXPERIMENTSERVICE']._serialized_start=3027
+  _globals['_EXPERIMENTSERVICE']._serialized_end=4325
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from recsvc.gen.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
@@ -30,7 +31,7 @@ from recsvc.gen.v1 import ingestion_service_pb2 as recsvc_dot_v1_dot_ingestion__
 from recsvc.gen.v1 import options_pb2 as recsvc_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crecsvc/v1/user_service.proto\x12\trecsvc.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!recsvc/v1/ingestion_service.proto\x1a\x17recsvc/v1/options.proto\"\xae\x02\n\x04User\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\x12\x45\n\nattributes\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\x92\xb5\x18\x08\x08@\x10\x03\x18\x80\x80\x01R\nattributes\x12\x35\n\x06labels\x18\x03 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\xc8\x01\"\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06labels\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"@\n\x0eGetUserRequest\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\"6\n\x0fGetUserResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\"\xa2\x01\n\x11UpdateUserRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserB\x06\xbaH\x03\xc8\x01\x01R\x04user\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12#\n\rallow_missing\x18\x03 \x01(\x08R\x0c\x61llowMissing\"9\n\x12UpdateUserResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\"h\n\x11\x44\x65leteUserRequest\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\x12#\n\rallow_missing\x18\x02 \x01(\x08R\x0c\x61llowMissing\"\x9c\x01\n\x12\x44\x65leteUserResponse\x12\x1f\n\x0b\x65vent_count\x18\x01 \x01(\x03R\neventCount\x12\x1f\n\x0bshown_count\x18\x02 \x01(\x03R\nshownCount\x12\x1f\n\x0bstate_count\x18\x03 \x01(\x03R\nstateCount\x12#\n\rprofile_count\x18\x04 \x01(\x03R\x0cprofileCount\"\xab\x01\n\x10ListUsersRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\x12 \n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\x06\x66ilter\x12#\n\x08order_by\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x07orderBy\"b\n\x11ListUsersResponse\x12%\n\x05users\x18\x01 \x03(\x0b\x32\x0f.recsvc.v1.UserR\x05users\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"C\n\x11\x45xportUserRequest\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\"\xb6\x01\n\x13ShownRecommendation\x12+\n\x11recommendation_id\x18\x01 \x01(\tR\x10recommendationId\x12\x19\n\x08item_ids\x18\x02 \x03(\tR\x07itemIds\x12\x1a\n\x08strategy\x18\x03 \x01(\tR\x08strategy\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\x99\x01\n\x12\x45xportUserResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x10.recsvc.v1.EventR\x06\x65vents\x12\x34\n\x05shown\x18\x03 \x03(\x0b\x32\x1e.recsvc.v1.ShownRecommendationR\x05shown\"\xd8\x01\n\x11MergeUsersRequest\x12\x43\n\x11source_session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$H\x00R\x0fsourceSessionId\x12=\n\x0esource_user_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$H\x00R\x0csourceUserId\x12.\n\x07user_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userIdB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"e\n\x12MergeUsersResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\x12*\n\x11moved_event_count\x18\x02 \x01(\x03R\x0fmovedEventCount2\xa8\x04\n\x0bUserService\x12P\n\x07GetUser\x12\x19.recsvc.v1.GetUserRequest\x1a\x1a.recsvc.v1.GetUserResponse\"\x0e\x8a\xb5\x18\nusers:read\x12Z\n\nUpdateUser\x12\x1c.recsvc.v1.UpdateUserRequest\x1a\x1d.recsvc.v1.UpdateUserResponse\"\x0f\x8a\xb5\x18\x0busers:write\x12Z\n\nDeleteUser\x12\x1c.recsvc.v1.DeleteUserRequest\x1a\x1d.recsvc.v1.DeleteUserResponse\"\x0f\x8a\xb5\x18\x0busers:write\x12V\n\tListUsers\x12\x1b.recsvc.v1.ListUsersRequest\x1a\x1c.recsvc.v1.ListUsersResponse\"\x0e\x8a\xb5\x18\nusers:read\x12[\n\nExportUser\x12\x1c.recsvc.v1.ExportUserRequest\x1a\x1d.recsvc.v1.ExportUserResponse\"\x0e\x8a\xb5\x18\nusers:read0\x01\x12Z\n\nMergeUsers\x12\x1c.recsvc.v1.MergeUsersRequest\x1a\x1d.recsvc.v1.MergeUsersResponse\"\x0f\x8a\xb5\x18\x0busers:writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crecsvc/v1/user_service.proto\x12\trecsvc.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!recsvc/v1/ingestion_service.proto\x1a\x17recsvc/v1/options.proto\"\xae\x02\n\x04User\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\x12\x45\n\nattributes\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\x92\xb5\x18\x08\x08@\x10\x03\x18\x80\x80\x01R\nattributes\x12\x35\n\x06labels\x18\x03 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\xc8\x01\"\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06labels\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"@\n\x0eGetUserRequest\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\"6\n\x0fGetUserResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\"\xa2\x01\n\x11UpdateUserRequest\x12+\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserB\x06\xbaH\x03\xc8\x01\x01R\x04user\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12#\n\rallow_missing\x18\x03 \x01(\x08R\x0c\x61llowMissing\"9\n\x12UpdateUserResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\"h\n\x11\x44\x65leteUserRequest\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\x12#\n\rallow_missing\x18\x02 \x01(\x08R\x0c\x61llowMissing\"\x9c\x01\n\x12\x44\x65leteUserResponse\x12\x1f\n\x0b\x65vent_count\x18\x01 \x01(\x03R\neventCount\x12\x1f\n\x0bshown_count\x18\x02 \x01(\x03R\nshownCount\x12\x1f\n\x0bstate_count\x18\x03 \x01(\x03R\nstateCount\x12#\n\rprofile_count\x18\x04 \x01(\x03R\x0cprofileCount\"\xab\x01\n\x10ListUsersRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\x12 \n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\x06\x66ilter\x12#\n\x08order_by\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x07orderBy\"b\n\x11ListUsersResponse\x12%\n\x05users\x18\x01 \x03(\x0b\x32\x0f.recsvc.v1.UserR\x05users\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"C\n\x11\x45xportUserRequest\x12.\n\x07user_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\"\xb6\x01\n\x13ShownRecommendation\x12+\n\x11recommendation_id\x18\x01 \x01(\tR\x10recommendationId\x12\x19\n\x08item_ids\x18\x02 \x03(\tR\x07itemIds\x12\x1a\n\x08strategy\x18\x03 \x01(\tR\x08strategy\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\x99\x01\n\x12\x45xportUserResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x10.recsvc.v1.EventR\x06\x65vents\x12\x34\n\x05shown\x18\x03 \x03(\x0b\x32\x1e.recsvc.v1.ShownRecommendationR\x05shown\"\xd8\x01\n\x11MergeUsersRequest\x12\x43\n\x11source_session_id\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$H\x00R\x0fsourceSessionId\x12=\n\x0esource_user_id\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$H\x00R\x0csourceUserId\x12.\n\x07user_id\x18\x03 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userIdB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"e\n\x12MergeUsersResponse\x12#\n\x04user\x18\x01 \x01(\x0b\x32\x0f.recsvc.v1.UserR\x04user\x12*\n\x11moved_event_count\x18\x02 \x01(\x03R\x0fmovedEventCount2\xdc\x05\n\x0bUserService\x12k\n\x07GetUser\x12\x19.recsvc.v1.GetUserRequest\x1a\x1a.recsvc.v1.GetUserResponse\")\x8a\xb5\x18\nusers:read\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12\x80\x01\n\nUpdateUser\x12\x1c.recsvc.v1.UpdateUserRequest\x1a\x1d.recsvc.v1.UpdateUserResponse\"5\x8a\xb5\x18\x0busers:write\x82\xd3\xe4\x93\x02 2\x18/v1/users/{user.user_id}:\x04user\x12u\n\nDeleteUser\x12\x1c.recsvc.v1.DeleteUserRequest\x1a\x1d.recsvc.v1.DeleteUserResponse\"*\x8a\xb5\x18\x0busers:write\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\x12g\n\tListUsers\x12\x1b.recsvc.v1.ListUsersRequest\x1a\x1c.recsvc.v1.ListUsersResponse\"\x1f\x8a\xb5\x18\nusers:read\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12}\n\nExportUser\x12\x1c.recsvc.v1.ExportUserRequest\x1a\x1d.recsvc.v1.ExportUserResponse\"0\x8a\xb5\x18\nusers:read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/users/{user_id}:export0\x01\x12~\n\nMergeUsers\x12\x1c.recsvc.v1.MergeUsersRequest\x1a\x1d.recsvc.v1.MergeUsersResponse\"3\x8a\xb5\x18\x0busers:write\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/users/{user_id}:merge:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,45 +69,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MERGEUSERSREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_MERGEUSERSREQUEST'].fields_by_name['user_id']._serialized_options = b'\272H\022r\020\020\001\030\200\0012\t^\\P{Cc}*$'
   _globals['_USERSERVICE'].methods_by_name['GetUser']._loaded_options = None
-  _globals['_USERSERVICE'].methods_by_name['GetUser']._serialized_options = b'\212\265\030\nusers:read'
+  _globals['_USERSERVICE'].methods_by_name['GetUser']._serialized_options = b'\212\265\030\nusers:read\202\323\344\223\002\025\022\023/v1/users/{user_id}'
   _globals['_USERSERVICE'].methods_by_name['UpdateUser']._loaded_options = None
-  _globals['_USERSERVICE'].methods_by_name['UpdateUser']._serialized_options = b'\212\265\030\013users:write'
+  _globals['_USERSERVICE'].methods_by_name['UpdateUser']._serialized_options = b'\212\265\030\013users:write\202\323\344\223\002 2\030/v1/users/{user.user_id}:\004user'
   _globals['_USERSERVICE'].methods_by_name['DeleteUser']._loaded_options = None
-  _globals['_USERSERVICE'].methods_by_name['DeleteUser']._serialized_options = b'\212\265\030\013users:write'
+  _globals['_USERSERVICE'].methods_by_name['DeleteUser']._serialized_options = b'\212\265\030\013users:write\202\323\344\223\002\025*\023/v1/users/{user_id}'
   _globals['_USERSERVICE'].methods_by_name['ListUsers']._loaded_options = None
-  _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\212\265\030\nusers:read'
+  _globals['_USERSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\212\265\030\nusers:read\202\323\344\223\002\013\022\t/v1/users'
   _globals['_USERSERVICE'].methods_by_name['ExportUser']._loaded_options = None
-  _globals['_USERSERVICE'].methods_by_name['ExportUser']._serialized_options = b'\212\265\030\nusers:read'
+  _globals['_USERSERVICE'].methods_by_name['ExportUser']._serialized_options = b'\212\265\030\nusers:read\202\323\344\223\002\034\022\032/v1/users/{user_id}:export'
   _globals['_USERSERVICE'].methods_by_name['MergeUsers']._loaded_options = None
-  _globals['_USERSERVICE'].methods_by_name['MergeUsers']._serialized_options = b'\212\265\030\013users:write'
-  _globals['_USER']._serialized_start=230
-  _globals['_USER']._serialized_end=532
-  _globals['_GETUSERREQUEST']._serialized_start=534
-  _globals['_GETUSERREQUEST']._serialized_end=598
-  _globals['_GETUSERRESPONSE']._serialized_start=600
-  _globals['_GETUSERRESPONSE']._serialized_end=654
-  _globals['_UPDATEUSERREQUEST']._serialized_start=657
-  _globals['_UPDATEUSERREQUEST']._serialized_end=819
-  _globals['_UPDATEUSERRESPONSE']._serialized_start=821
-  _globals['_UPDATEUSERRESPONSE']._serialized_end=878
-  _globals['_DELETEUSERREQUEST']._serialized_start=880
-  _globals['_DELETEUSERREQUEST']._serialized_end=984
-  _globals['_DELETEUSERRESPONSE']._serialized_start=987
-  _globals['_DELETEUSERRESPONSE']._serialized_end=1143
-  _globals['_LISTUSERSREQUEST']._serialized_start=1146
-  _globals['_LISTUSERSREQUEST']._serialized_end=1317
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1319
-  _globals['_LISTUSERSRESPONSE']._serialized_end=1417
-  _globals['_EXPORTUSERREQUEST']._serialized_start=1419
-  _globals['_EXPORTUSERREQUEST']._serialized_end=1486
-  _globals['_SHOWNRECOMMENDATION']._serialized_start=1489
-  _globals['_SHOWNRECOMMENDATION']._serialized_end=1671
-  _globals['_EXPORTUSERRESPONSE']._serialized_start=1674
-  _globals['_EXPORTUSERRESPONSE']._serialized_end=1827
-  _globals['_MERGEUSERSREQUEST']._serialized_start=1830
-  _globals['_MERGEUSERSREQUEST']._serialized_end=2046
-  _globals['_MERGEUSERSRESPONSE']._serialized_start=2048
-  _globals['_MERGEUSERSRESPONSE']._serialized_end=2149
-  _globals['_USERSERVICE']._serialized_start=2152
-  _globals['_USERSERVICE']._serialized_end=2704
+  _globals['_USERSERVICE'].methods_by_name['MergeUsers']._serialized_options = b'\212\265\030\013users:write\202\323\344\223\002\036\"\031/v1/users/{user_id}:merge:\001*'
+  _globals['_USER']._serialized_start=260
+  _globals['_USER']._serialized_end=562
+  _globals['_GETUSERREQUEST']._serialized_start=564
+  _globals['_GETUSERREQUEST']._serialized_end=628
+  _globals['_GETUSERRESPONSE']._serialized_start=630
+  _globals['_GETUSERRESPONSE']._serialized_end=684
+  _globals['_UPDATEUSERREQUEST']._serialized_start=687
+  _globals['_UPDATEUSERREQUEST']._serialized_end=849
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=851
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=908
+  _globals['_DELETEUSERREQUEST']._serialized_start=910
+  _globals['_DELETEUSERREQUEST']._serialized_end=1014
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1017
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1173
+  _globals['_LISTUSERSREQUEST']._serialized_start=1176
+  _globals['_LISTUSERSREQUEST']._serialized_end=1347
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1349
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1447
+  _globals['_EXPORTUSERREQUEST']._serialized_start=1449
+  _globals['_EXPORTUSERREQUEST']._serialized_end=1516
+  _globals['_SHOWNRECOMMENDATION']._serialized_start=1519
+  _globals['_SHOWNRECOMMENDATION']._serialized_end=1701
+  _globals['_EXPORTUSERRESPONSE']._serialized_start=1704
+  _globals['_EXPORTUSERRESPONSE']._serialized_end=1857
+  _globals['_MERGEUSERSREQUEST']._serialized_start=1860
+  _globals['_MERGEUSERSREQUEST']._serialized_end=2076
+  _globals['_MERGEUSERSRESPONSE']._serialized_start=2078
+  _globals['_MERGEUSERSRESPONSE']._serialized_end=2179
+  _globals['_USERSERVICE']._serialized_start=2182
+  _globals['_USERSERVICE']._serialized_end=2914
 # @@protoc_insertion_point(module_scope)

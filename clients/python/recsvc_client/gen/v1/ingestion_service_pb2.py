@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from recsvc_client.gen.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
@@ -31,7 +32,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from recsvc_client.gen.v1 import options_pb2 as recsvc_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!recsvc/v1/ingestion_service.proto\x12\trecsvc.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17recsvc/v1/options.proto\"\xef\x04\n\x05\x45vent\x12.\n\x08\x65vent_id\x18\x01 \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\x07\x65ventId\x12\x34\n\nevent_type\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\x12,\n\x07user_id\x18\x03 \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\x12\x32\n\nsession_id\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\tsessionId\x12.\n\x07item_id\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06itemId\x12\"\n\x05value\x18\x06 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00R\x05value\x88\x01\x01\x12\x39\n\nevent_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12?\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\x92\xb5\x18\x08\x08@\x10\x03\x18\x80\x80\x01R\x07\x63ontext\x12@\n\x11recommendation_id\x18\t \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\x10recommendationId\x12\x45\n\nproperties\x18\n \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\x92\xb5\x18\x08\x08@\x10\x03\x18\x80\x80\x01R\nproperties\x12;\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\x08\n\x06_value\"D\n\x12RecordEventRequest\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.recsvc.v1.EventB\x06\xbaH\x03\xc8\x01\x01R\x05\x65vent\"N\n\x13RecordEventResponse\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\tR\x07\x65ventId\x12\x1c\n\tduplicate\x18\x02 \x01(\x08R\tduplicate\"U\n\x18\x42\x61tchRecordEventsRequest\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.recsvc.v1.EventB\x0f\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x98\xb5\x18\x01R\x06\x65vents\"r\n\x0b\x45ventResult\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\tR\x07\x65ventId\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12\x1c\n\tduplicate\x18\x03 \x01(\x08R\tduplicate\"M\n\x19\x42\x61tchRecordEventsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x16.recsvc.v1.EventResultR\x07results\"u\n\x13StreamEventsRequest\x12#\n\x08sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00R\x08sequence\x12\x39\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x10.recsvc.v1.EventB\x0f\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x98\xb5\x18\x01R\x06\x65vents\"\x89\x01\n\x0e\x45ventRejection\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x14\n\x05index\x18\x02 \x01(\x05R\x05index\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\x12*\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\"\xc2\x01\n\x14StreamEventsResponse\x12#\n\racked_through\x18\x01 \x01(\x03R\x0c\x61\x63kedThrough\x12\x39\n\nrejections\x18\x02 \x03(\x0b\x32\x19.recsvc.v1.EventRejectionR\nrejections\x12!\n\x0cstored_count\x18\x03 \x01(\x03R\x0bstoredCount\x12\'\n\x0f\x64uplicate_count\x18\x04 \x01(\x03R\x0e\x64uplicateCount\"\xac\x01\n\x11ListEventsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\x12 \n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\x06\x66ilter\x12#\n\x08order_by\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x07orderBy\"f\n\x12ListEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.recsvc.v1.EventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"z\n\x13\x45xportEventsRequest\x12 \n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\x06\x66ilter\x12\x41\n\x0emodified_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rmodifiedAfter\"\x81\x01\n\x14\x45xportEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.recsvc.v1.EventR\x06\x65vents\x12?\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0csnapshotTime\"\xf8\x02\n\tEventType\x12\x34\n\nevent_type\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\x12\x31\n\x06weight\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00Y\xc0@\x01R\x06weight\x12\x42\n\thalf_life\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\xbaH\x07\xaa\x01\x04\x32\x02\x08<R\x08halfLife\x12$\n\x0e\x63ounts_as_seen\x18\x04 \x01(\x08R\x0c\x63ountsAsSeen\x12\x1e\n\nconversion\x18\x05 \x01(\x08R\nconversion\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"i\n\x15ListEventTypesRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\"w\n\x16ListEventTypesResponse\x12\x35\n\x0b\x65vent_types\x18\x01 \x03(\x0b\x32\x14.recsvc.v1.EventTypeR\neventTypes\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb7\x01\n\x16UpdateEventTypeRequest\x12;\n\nevent_type\x18\x01 \x01(\x0b\x32\x14.recsvc.v1.EventTypeB\x06\xbaH\x03\xc8\x01\x01R\teventType\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12#\n\rallow_missing\x18\x03 \x01(\x08R\x0c\x61llowMissing\"N\n\x17UpdateEventTypeResponse\x12\x33\n\nevent_type\x18\x01 \x01(\x0b\x32\x14.recsvc.v1.EventTypeR\teventType\"N\n\x16\x44\x65leteEventTypeRequest\x12\x34\n\nevent_type\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\"\x19\n\x17\x44\x65leteEventTypeResponse2\xcb\x06\n\x10IngestionService\x12^\n\x0bRecordEvent\x12\x1d.recsvc.v1.RecordEventRequest\x1a\x1e.recsvc.v1.RecordEventResponse\"\x10\x8a\xb5\x18\x0c\x65vents:write\x12p\n\x11\x42\x61tchRecordEvents\x12#.recsvc.v1.BatchRecordEventsRequest\x1a$.recsvc.v1.BatchRecordEventsResponse\"\x10\x8a\xb5\x18\x0c\x65vents:write\x12\x65\n\x0cStreamEvents\x12\x1e.recsvc.v1.StreamEventsRequest\x1a\x1f.recsvc.v1.StreamEventsResponse\"\x10\x8a\xb5\x18\x0c\x65vents:write(\x01\x30\x01\x12Z\n\nListEvents\x12\x1c.recsvc.v1.ListEventsRequest\x1a\x1d.recsvc.v1.ListEventsResponse\"\x0f\x8a\xb5\x18\x0b\x65vents:read\x12\x62\n\x0c\x45xportEvents\x12\x1e.recsvc.v1.ExportEventsRequest\x1a\x1f.recsvc.v1.ExportEventsResponse\"\x0f\x8a\xb5\x18\x0b\x65vents:read0\x01\x12\x66\n\x0eListEventTypes\x12 .recsvc.v1.ListEventTypesRequest\x1a!.recsvc.v1.ListEventTypesResponse\"\x0f\x8a\xb5\x18\x0b\x65vents:read\x12j\n\x0fUpdateEventType\x12!.recsvc.v1.UpdateEventTypeRequest\x1a\".recsvc.v1.UpdateEventTypeResponse\"\x10\x8a\xb5\x18\x0c\x65vents:write\x12j\n\x0f\x44\x65leteEventType\x12!.recsvc.v1.DeleteEventTypeRequest\x1a\".recsvc.v1.DeleteEventTypeResponse\"\x10\x8a\xb5\x18\x0c\x65vents:writeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!recsvc/v1/ingestion_service.proto\x12\trecsvc.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17recsvc/v1/options.proto\"\xef\x04\n\x05\x45vent\x12.\n\x08\x65vent_id\x18\x01 \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\x07\x65ventId\x12\x34\n\nevent_type\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\x12,\n\x07user_id\x18\x03 \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\x06userId\x12\x32\n\nsession_id\x18\x04 \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\tsessionId\x12.\n\x07item_id\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\x06itemId\x12\"\n\x05value\x18\x06 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00R\x05value\x88\x01\x01\x12\x39\n\nevent_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\teventTime\x12?\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\x92\xb5\x18\x08\x08@\x10\x03\x18\x80\x80\x01R\x07\x63ontext\x12@\n\x11recommendation_id\x18\t \x01(\tB\x13\xbaH\x10r\x0e\x18\x80\x01\x32\t^\\P{Cc}*$R\x10recommendationId\x12\x45\n\nproperties\x18\n \x01(\x0b\x32\x17.google.protobuf.StructB\x0c\x92\xb5\x18\x08\x08@\x10\x03\x18\x80\x80\x01R\nproperties\x12;\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\x08\n\x06_value\"D\n\x12RecordEventRequest\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x10.recsvc.v1.EventB\x06\xbaH\x03\xc8\x01\x01R\x05\x65vent\"N\n\x13RecordEventResponse\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\tR\x07\x65ventId\x12\x1c\n\tduplicate\x18\x02 \x01(\x08R\tduplicate\"U\n\x18\x42\x61tchRecordEventsRequest\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.recsvc.v1.EventB\x0f\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x98\xb5\x18\x01R\x06\x65vents\"r\n\x0b\x45ventResult\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\tR\x07\x65ventId\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\x12\x1c\n\tduplicate\x18\x03 \x01(\x08R\tduplicate\"M\n\x19\x42\x61tchRecordEventsResponse\x12\x30\n\x07results\x18\x01 \x03(\x0b\x32\x16.recsvc.v1.EventResultR\x07results\"u\n\x13StreamEventsRequest\x12#\n\x08sequence\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00R\x08sequence\x12\x39\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x10.recsvc.v1.EventB\x0f\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x98\xb5\x18\x01R\x06\x65vents\"\x89\x01\n\x0e\x45ventRejection\x12\x1a\n\x08sequence\x18\x01 \x01(\x03R\x08sequence\x12\x14\n\x05index\x18\x02 \x01(\x05R\x05index\x12\x19\n\x08\x65vent_id\x18\x03 \x01(\tR\x07\x65ventId\x12*\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusR\x06status\"\xc2\x01\n\x14StreamEventsResponse\x12#\n\racked_through\x18\x01 \x01(\x03R\x0c\x61\x63kedThrough\x12\x39\n\nrejections\x18\x02 \x03(\x0b\x32\x19.recsvc.v1.EventRejectionR\nrejections\x12!\n\x0cstored_count\x18\x03 \x01(\x03R\x0bstoredCount\x12\'\n\x0f\x64uplicate_count\x18\x04 \x01(\x03R\x0e\x64uplicateCount\"\xac\x01\n\x11ListEventsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\x12 \n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\x06\x66ilter\x12#\n\x08order_by\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x07orderBy\"f\n\x12ListEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.recsvc.v1.EventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"z\n\x13\x45xportEventsRequest\x12 \n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\x06\x66ilter\x12\x41\n\x0emodified_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rmodifiedAfter\"\x81\x01\n\x14\x45xportEventsResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.recsvc.v1.EventR\x06\x65vents\x12?\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0csnapshotTime\"\xf8\x02\n\tEventType\x12\x34\n\nevent_type\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\x12\x31\n\x06weight\x18\x02 \x01(\x01\x42\x19\xbaH\x16\x12\x14\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00Y\xc0@\x01R\x06weight\x12\x42\n\thalf_life\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\xbaH\x07\xaa\x01\x04\x32\x02\x08<R\x08halfLife\x12$\n\x0e\x63ounts_as_seen\x18\x04 \x01(\x08R\x0c\x63ountsAsSeen\x12\x1e\n\nconversion\x18\x05 \x01(\x08R\nconversion\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"i\n\x15ListEventTypesRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 R\tpageToken\"w\n\x16ListEventTypesResponse\x12\x35\n\x0b\x65vent_types\x18\x01 \x03(\x0b\x32\x14.recsvc.v1.EventTypeR\neventTypes\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb7\x01\n\x16UpdateEventTypeRequest\x12;\n\nevent_type\x18\x01 \x01(\x0b\x32\x14.recsvc.v1.EventTypeB\x06\xbaH\x03\xc8\x01\x01R\teventType\x12;\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12#\n\rallow_missing\x18\x03 \x01(\x08R\x0c\x61llowMissing\"N\n\x17UpdateEventTypeResponse\x12\x33\n\nevent_type\x18\x01 \x01(\x0b\x32\x14.recsvc.v1.EventTypeR\teventType\"N\n\x16\x44\x65leteEventTypeRequest\x12\x34\n\nevent_type\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x01\x32\t^\\P{Cc}*$R\teventType\"\x19\n\x17\x44\x65leteEventTypeResponse2\xc3\x08\n\x10IngestionService\x12w\n\x0bRecordEvent\x12\x1d.recsvc.v1.RecordEventRequest\x1a\x1e.recsvc.v1.RecordEventResponse\")\x8a\xb5\x18\x0c\x65vents:write\x82\xd3\xe4\x93\x02\x13\"\n/v1/events:\x05\x65vent\x12\x91\x01\n\x11\x42\x61tchRecordEvents\x12#.recsvc.v1.BatchRecordEventsRequest\x1a$.recsvc.v1.BatchRecordEventsResponse\"1\x8a\xb5\x18\x0c\x65vents:write\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/events:batchRecord:\x01*\x12\x81\x01\n\x0cStreamEvents\x12\x1e.recsvc.v1.StreamEventsRequest\x1a\x1f.recsvc.v1.StreamEventsResponse\",\x8a\xb5\x18\x0c\x65vents:write\x82\xd3\xe4\x93\x02\x16\"\x11/v1/events:stream:\x01*(\x01\x30\x01\x12l\n\nListEvents\x12\x1c.recsvc.v1.ListEventsRequest\x1a\x1d.recsvc.v1.ListEventsResponse\"!\x8a\xb5\x18\x0b\x65vents:read\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/events\x12{\n\x0c\x45xportEvents\x12\x1e.recsvc.v1.ExportEventsRequest\x1a\x1f.recsvc.v1.ExportEventsResponse\"(\x8a\xb5\x18\x0b\x65vents:read\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/events:export0\x01\x12|\n\x0eListEventTypes\x12 .recsvc.v1.ListEventTypesRequest\x1a!.recsvc.v1.ListEventTypesResponse\"%\x8a\xb5\x18\x0b\x65vents:read\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/eventTypes\x12\xa4\x01\n\x0fUpdateEventType\x12!.recsvc.v1.UpdateEventTypeRequest\x1a\".recsvc.v1.UpdateEventTypeResponse\"J\x8a\xb5\x18\x0c\x65vents:write\x82\xd3\xe4\x93\x02\x34\x32&/v1/eventTypes/{event_type.event_type}:\nevent_type\x12\x8d\x01\n\x0f\x44\x65leteEventType\x12!.recsvc.v1.DeleteEventTypeRequest\x1a\".recsvc.v1.DeleteEventTypeResponse\"3\x8a\xb5\x18\x0c\x65vents:write\x82\xd3\xe4\x93\x02\x1d*\x1b/v1/eventTypes/{event_type}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -89,61 +90,61 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEEVENTTYPEREQUEST'].fields_by_name['event_type']._loaded_options = None
   _globals['_DELETEEVENTTYPEREQUEST'].fields_by_name['event_type']._serialized_options = b'\272H\022r\020\020\001\030\200\0012\t^\\P{Cc}*$'
   _globals['_INGESTIONSERVICE'].methods_by_name['RecordEvent']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['RecordEvent']._serialized_options = b'\212\265\030\014events:write'
+  _globals['_INGESTIONSERVICE'].methods_by_name['RecordEvent']._serialized_options = b'\212\265\030\014events:write\202\323\344\223\002\023\"\n/v1/events:\005event'
   _globals['_INGESTIONSERVICE'].methods_by_name['BatchRecordEvents']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['BatchRecordEvents']._serialized_options = b'\212\265\030\014events:write'
+  _globals['_INGESTIONSERVICE'].methods_by_name['BatchRecordEvents']._serialized_options = b'\212\265\030\014events:write\202\323\344\223\002\033\"\026/v1/events:batchRecord:\001*'
   _globals['_INGESTIONSERVICE'].methods_by_name['StreamEvents']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['StreamEvents']._serialized_options = b'\212\265\030\014events:write'
+  _globals['_INGESTIONSERVICE'].methods_by_name['StreamEvents']._serialized_options = b'\212\265\030\014events:write\202\323\344\223\002\026\"\021/v1/events:stream:\001*'
   _globals['_INGESTIONSERVICE'].methods_by_name['ListEvents']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\212\265\030\013events:read'
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\212\265\030\013events:read\202\323\344\223\002\014\022\n/v1/events'
   _globals['_INGESTIONSERVICE'].methods_by_name['ExportEvents']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['ExportEvents']._serialized_options = b'\212\265\030\013events:read'
+  _globals['_INGESTIONSERVICE'].methods_by_name['ExportEvents']._serialized_options = b'\212\265\030\013events:read\202\323\344\223\002\023\022\021/v1/events:export'
   _globals['_INGESTIONSERVICE'].methods_by_name['ListEventTypes']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['ListEventTypes']._serialized_options = b'\212\265\030\013events:read'
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListEventTypes']._serialized_options = b'\212\265\030\013events:read\202\323\344\223\002\020\022\016/v1/eventTypes'
   _globals['_INGESTIONSERVICE'].methods_by_name['UpdateEventType']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['UpdateEventType']._serialized_options = b'\212\265\030\014events:write'
+  _globals['_INGESTIONSERVICE'].methods_by_name['UpdateEventType']._serialized_options = b'\212\265\030\014events:write\202\323\344\223\00242&/v1/eventTypes/{event_type.event_type}:\nevent_type'
   _globals['_INGESTIONSERVICE'].methods_by_name['DeleteEventType']._loaded_options = None
-  _globals['_INGESTIONSERVICE'].methods_by_name['DeleteEventType']._serialized_options = b'\212\265\030\014events:write'
-  _globals['_EVENT']._serialized_start=257
-  _globals['_EVENT']._serialized_end=880
-  _globals['_RECORDEVENTREQUEST']._serialized_start=882
-  _globals['_RECORDEVENTREQUEST']._serialized_end=950
-  _globals['_RECORDEVENTRESPONSE']._serialized_start=952
-  _globals['_RECORDEVENTRESPONSE']._serialized_end=1030
-  _globals['_BATCHRECORDEVENTSREQUEST']._serialized_start=1032
-  _globals['_BATCHRECORDEVENTSREQUEST']._serialized_end=1117
-  _globals['_EVENTRESULT']._serialized_start=1119
-  _globals['_EVENTRESULT']._serialized_end=1233
-  _globals['_BATCHRECORDEVENTSRESPONSE']._serialized_start=1235
-  _globals['_BATCHRECORDEVENTSRESPONSE']._serialized_end=1312
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=1314
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=1431
-  _globals['_EVENTREJECTION']._serialized_start=1434
-  _globals['_EVENTREJECTION']._serialized_end=1571
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=1574
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1768
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1771
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1943
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1945
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=2047
-  _globals['_EXPORTEVENTSREQUEST']._serialized_start=2049
-  _globals['_EXPORTEVENTSREQUEST']._serialized_end=2171
-  _globals['_EXPORTEVENTSRESPONSE']._serialized_start=2174
-  _globals['_EXPORTEVENTSRESPONSE']._serialized_end=2303
-  _globals['_EVENTTYPE']._serialized_start=2306
-  _globals['_EVENTTYPE']._serialized_end=2682
-  _globals['_LISTEVENTTYPESREQUEST']._serialized_start=2684
-  _globals['_LISTEVENTTYPESREQUEST']._serialized_end=2789
-  _globals['_LISTEVENTTYPESRESPONSE']._serialized_start=2791
-  _globals['_LISTEVENTTYPESRESPONSE']._serialized_end=2910
-  _globals['_UPDATEEVENTTYPEREQUEST']._serialized_start=2913
-  _globals['_UPDATEEVENTTYPEREQUEST']._serialized_end=3096
-  _globals['_UPDATEEVENTTYPERESPONSE']._serialized_start=3098
-  _globals['_UPDATEEVENTTYPERESPONSE']._serialized_end=3176
-  _globals['_DELETEEVENTTYPEREQUEST']._serialized_start=3178
-  _globals['_DELETEEVENTTYPEREQUEST']._serialized_end=3256
-  _globals['_DELETEEVENTTYPERESPONSE']._serialized_start=3258
-  _globals['_DELETEEVENTTYPERESPONSE']._serialized_end=3283
-  _globals['_INGESTIONSERVICE']._serialized_start=3286
-  _globals['_INGESTIONSERVICE']._serialized_end=4129
+  _globals['_INGESTIONSERVICE'].methods_by_name['DeleteEventType']._serialized_options = b'\212\265\030\014events:write\202\323\344\223\002\035*\033/v1/eventTypes/{event_type}'
+  _globals['_EVENT']._serialized_start=287
+  _globals['_EVENT']._serialized_end=910
+  _globals['_RECORDEVENTREQUEST']._serialized_start=912
+  _globals['_RECORDEVENTREQUEST']._serialized_end=980
+  _globals['_RECORDEVENTRESPONSE']._serialized_start=982
+  _globals['_RECORDEVENTRESPONSE']._serialized_end=1060
+  _globals['_BATCHRECORDEVENTSREQUEST']._serialized_start=1062
+  _globals['_BATCHRECORDEVENTSREQUEST']._serialized_end=1147
+  _globals['_EVENTRESULT']._serialized_start=1149
+  _globals['_EVENTRESULT']._serialized_end=1263
+  _globals['_BATCHRECORDEVENTSRESPONSE']._serialized_start=1265
+  _globals['_BATCHRECORDEVENTSRESPONSE']._serialized_end=1342
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=1344
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=1461
+  _globals['_EVENTREJECTION']._serialized_start=1464
+  _globals['_EVENTREJECTION']._serialized_end=1601
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=1604
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1798
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1801
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1973
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1975
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=2077
+  _globals['_EXPORTEVENTSREQUEST']._serialized_start=2079
+  _globals['_EXPORTEVENTSREQUEST']._serialized_end=2201
+  _globals['_EXPORTEVENTSRESPONSE']._serialized_start=2204
+  _globals['_EXPORTEVENTSRESPONSE']._serialized_end=2333
+  _globals['_EVENTTYPE']._serialized_start=2336
+  _globals['_EVENTTYPE']._serialized_end=2712
+  _globals['_LISTEVENTTYPESREQUEST']._serialized_start=2714
+  _globals['_LISTEVENTTYPESREQUEST']._serialized_end=2819
+  _globals['_LISTEVENTTYPESRESPONSE']._serialized_start=2821
+  _globals['_LISTEVENTTYPESRESPONSE']._serialized_end=2940
+  _globals['_UPDATEEVENTTYPEREQUEST']._serialized_start=2943
+  _globals['_UPDATEEVENTTYPEREQUEST']._serialized_end=3126
+  _globals['_UPDATEEVENTTYPERESPONSE']._serialized_start=3128
+  _globals['_UPDATEEVENTTYPERESPONSE']._serialized_end=3206
+  _globals['_DELETEEVENTTYPEREQUEST']._serialized_start=3208
+  _globals['_DELETEEVENTTYPEREQUEST']._serialized_end=3286
+  _globals['_DELETEEVENTTYPERESPONSE']._serialized_start=3288
+  _globals['_DELETEEVENTTYPERESPONSE']._serialized_end=3313
+  _globals['_INGESTIONSERVICE']._serialized_start=3316
+  _globals['_INGESTIONSERVICE']._serialized_end=4407
 # @@protoc_insertion_point(module_scope)
