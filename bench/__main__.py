@@ -30,6 +30,7 @@ from bench.bulk import one_bulk_stream
 from bench.events import one_stream, plain_events, single_calls, some_events
 from bench.freshness import measure as measure_freshness
 from bench.imports import measure, raw_copy
+from bench.interceptors import measure as measure_interceptors
 from bench.load import LoadResult, load
 from bench.training import measure as measure_training
 from bench.training import table_of
@@ -48,6 +49,7 @@ _TENANT = TenantId("bench")
 _CALLERS = 16
 _WRITERS = 64
 _STREAMED = 200_000
+_STAGE_ROUNDS = 100
 
 
 def main() -> None:
@@ -81,6 +83,9 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
     figures: dict[str, float] = {}
     async with open_storage(settings) as storage:
         key, user_ids, item_ids, name = await _prepare(storage, console)
+        stage_costs = await measure_interceptors(storage.urls.redis_url, _STAGE_ROUNDS)
+        console.print(stage_costs.table())
+        figures |= stage_costs.figures()
         port = _free_port()
         environment = os.environ | {
             "RECSVC_DATABASE_URL": storage.urls.database_url,

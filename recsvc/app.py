@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 
 from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.lists import ListCache
+from recsvc.cache.permits import Permits
 from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.bootstrap_keys import parse
@@ -41,10 +42,10 @@ from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
-from recsvc.rpc.interceptors.errors import ErrorMapping
+from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
-from recsvc.rpc.interceptors.request_id import RequestIds
 from recsvc.rpc.key_hasher import KeyHasher
+from recsvc.rpc.methods import policies
 from recsvc.rpc.pipeline import Pipeline
 from recsvc.rpc.server import FILES, RpcServer
 from recsvc.rpc.servicers.admin import AdminServicer
@@ -53,6 +54,7 @@ from recsvc.rpc.servicers.experiments import ExperimentServicer
 from recsvc.rpc.servicers.ingestion import IngestionServicer
 from recsvc.rpc.servicers.recommendation import RecommendationServicer
 from recsvc.rpc.servicers.users import UserServicer
+from recsvc.rpc.tenant_limits import TenantLimitSource
 from recsvc.rpc.validation import RequestValidator
 from recsvc.settings import Settings
 from recsvc.storage.api_keys import ApiKeyRepository
@@ -307,16 +309,17 @@ async def _build_server(
     )
     validator = RequestValidator()
     scopes = required_scopes(FILES)
+    limits = TenantLimitSource(engine.profiles, settings.limits)
     pipeline = Pipeline(
         stages=(
-            RequestIds(),
             Observation(storage.metrics),
-            ErrorMapping(),
             Auditing(storage.audit_log, scopes),
             Authentication(authenticator, storage.tenants, scopes, settings.tls.client_keys),
+            Limits(limits, Permits(storage.redis)),
         ),
         validator=validator,
-        default_deadline_s=settings.server.default_deadline_s,
+        policies=policies(FILES, settings.server),
+        settings=settings.server,
     )
     return RpcServer(
         pipeline,

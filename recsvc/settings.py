@@ -65,7 +65,13 @@ class ServerSettings(BaseModel):
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     metrics_port: int = Field(8080, ge=0, le=65535, description="HTTP port of /metrics; 0 takes a free one.")
     reflection: bool = Field(True, description="Server reflection, so that grpcurl needs no proto files.")
-    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest message that is accepted.")
+    max_request_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request of a method that is not bulk.")
+    max_bulk_request_bytes: int = Field(
+        4 * 1024 * 1024, ge=1024, description="Largest message of a batch or a bulk stream, decompressed."
+    )
+    max_metadata_bytes: int = Field(16 * 1024, ge=1024, description="Largest metadata of a call.")
+    stream_max_messages: int = Field(10_000_000, ge=1, description="Messages that one stream of requests may have.")
+    stream_max_bytes: int = Field(64 * 2**30, ge=1024, description="Bytes that one stream of requests may have.")
     max_concurrent_calls: int = Field(
         5000, ge=1, description="Calls in flight at once, those of watchers among them; more are refused."
     )
@@ -142,6 +148,23 @@ class AuditSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     retention_days: int = Field(400, ge=31, description="How long entries of the audit log are kept.")
+
+
+class LimitSettings(BaseModel):
+    """What each tenant may do unless its own settings (RateLimits) say otherwise."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reads_per_second: float = Field(0.0, ge=0, le=1e6, description="Calls of reading methods; 0 for no limit.")
+    writes_per_second: float = Field(0.0, ge=0, le=1e6, description="Calls of writing methods; 0 for no limit.")
+    bulk_elements_per_second: float = Field(
+        0.0, ge=0, le=1e6, description="Elements of batches and bulk streams; 0 for no limit."
+    )
+    admin_calls_per_second: float = Field(0.0, ge=0, le=1e6, description="Calls of AdminService; 0 for no limit.")
+    burst_seconds: float = Field(1.0, gt=0, le=3600, description="How many seconds' worth may come at once.")
+    key_share: float = Field(1.0, gt=0, le=1, description="The part of each rate that a single API key may use.")
+    max_streams: int = Field(4000, ge=1, description="Streams that a tenant has open at once at each process.")
+    max_calls: int = Field(2000, ge=1, description="Unary calls of a tenant in flight at once at each process.")
 
 
 class EngineSettings(BaseModel):
@@ -242,6 +265,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     audit: AuditSettings = AuditSettings()
+    limits: LimitSettings = LimitSettings()
     engine: EngineSettings = EngineSettings()
     writer: WriterSettings = WriterSettings()
     watch: WatchSettings = WatchSettings()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Self
 
@@ -27,6 +28,17 @@ _PUBLISH_ATTEMPTS = 3
 _BACKOFF = Backoff(first_s=0.05, longest_s=0.2)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is asked of one bucket of permits; ahead_s: by how much its TAT is known to be ahead of now."""
+
+    interval_s: float
+    burst: int
+    needed: int
+    wanted: int
+    ahead_s: float
+
+
 class RedisClient:
     """An async context manager around a pool of connections."""
 
@@ -42,8 +54,8 @@ class RedisClient:
             # Another try would double the wait; the next request is the retry.
             retry=Retry(NoBackoff(), 0),
         )
-        script = (resources.files("recsvc.cache") / "set_versions.lua").read_text(encoding="utf-8")
-        self._set_versions = self._redis.register_script(script)
+        self._set_versions = self._redis.register_script(_script("set_versions.lua"))
+        self._take_permits = self._redis.register_script(_script("take_permits.lua"))
 
     async def __aenter__(self) -> Self:
         """Connections are made as they are needed, so that the service starts without Redis."""
@@ -116,7 +128,30 @@ class RedisClient:
             return False
         return True
 
+    async def take_permits(self, names: Sequence[str], claims: Sequence[Claim]) -> list[tuple[int, float]] | None:
+        """Take permits from all of these buckets, which are of one hash slot, or from none.
+
+        Returns for each bucket the permits taken and the seconds by which its TAT is ahead; None when Redis does not
+        answer.
+        """
+        arguments = [
+            number
+            for claim in claims
+            for number in (claim.interval_s * 1e6, claim.burst, claim.needed, claim.wanted, claim.ahead_s * 1e6)
+        ]
+        try:
+            with self._breaker.guard():
+                answer: list[Any] = await self._take_permits(keys=list(names), args=arguments)
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self._note(error)
+            return None
+        return [(int(given), float(ahead_us) / 1e6) for given, ahead_us in zip(answer[::2], answer[1::2], strict=True)]
+
     def _note(self, error: Exception) -> None:
         self._metrics.redis_failures.inc()
         if not isinstance(error, BreakerOpen):
             _log.warning("redis.failed", error=type(error).__name__)
+
+
+def _script(name: str) -> str:
+    return (resources.files("recsvc.cache") / name).read_text(encoding="utf-8")

@@ -352,10 +352,29 @@ class ScopeMissing(DomainError):
         super().__init__(f"the API key lacks the scope {scope!r}", metadata={"scope": scope})
 
 
+class RateLimited(DomainError):
+    """Occurs when a key or tenant calls more often than it may; RetryInfo tells when to repeat."""
+
+    code, reason = Code.RESOURCE_EXHAUSTED, Reason.RATE_LIMITED
+
+    def __init__(self, limit: str, per_s: float, subject: str, retry_after_s: float) -> None:
+        """limit: the field of RateLimits; subject: whose limit it is, `tenant:<id>` or `api_key:<id>`."""
+        super().__init__(
+            f"{subject} has used up its {limit} of {per_s:g}; repeat after {retry_after_s:.3f} seconds",
+            metadata={"limit": limit, "subject": subject},
+            retry_after_s=retry_after_s,
+        )
+
+
 class LimitExceeded(DomainError):
-    """Occurs when a bound of the service is reached: message size, stream length, stored keys."""
+    """Occurs when a bound of the service is reached: message size, stream length, streams open at once."""
 
     code, reason = Code.RESOURCE_EXHAUSTED, Reason.LIMIT_EXCEEDED
+
+    def __init__(self, limit: str, message: str, *, subject: str = "", retry_after_s: float | None = None) -> None:
+        """limit: the name of the setting or field that says how much; retry_after_s: None where repeating is vain."""
+        metadata = {"limit": limit} | ({"subject": subject} if subject else {})
+        super().__init__(message, metadata=metadata, retry_after_s=retry_after_s)
 
 
 class StorageUnavailable(DomainError):

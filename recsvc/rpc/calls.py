@@ -5,7 +5,7 @@ Set by the pipeline, read by servicers; carried by a context variable, since gRP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -17,22 +17,40 @@ from recsvc.domain.audit import AuditEntry
 from recsvc.domain.errors import CredentialsMissing, FieldViolation
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import Principal
+from recsvc.rpc.methods import MethodPolicy
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(slots=True)
 class Call:
-    """One call in the course of being answered. request: None of a stream of requests."""
+    """One call in the course of being answered.
+
+    cost: what it counts against its tenant's limits, 0 for a stream whose messages count instead; pace: waits until so
+    many elements of its stream may go on, None when they are not limited; headers: what goes into the initial metadata
+    besides the request id; request: None of a stream of requests, and of what could not be read.
+    """
 
     method: str
+    policy: MethodPolicy
     request_id: str
     metadata: Mapping[str, str]
+    started_s: float
+    cost: int = 1
+    pace: Callable[[int], Awaitable[None]] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    are_headers_sent: bool = False
     principal: Principal | None = None
     request: Message | None = None
     is_audited: bool = False
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"
+
+    def caller(self) -> Principal:
+        """Who makes the call. Raises CredentialsMissing for a method without authentication."""
+        if self.principal is None:
+            raise CredentialsMissing
+        return self.principal
 
 
 _current: ContextVar[Call] = ContextVar("recsvc_call")
@@ -50,10 +68,7 @@ def current() -> Call:
 
 def principal() -> Principal:
     """Who makes the call. Raises CredentialsMissing for a method without authentication."""
-    found = _current.get().principal
-    if found is None:
-        raise CredentialsMissing
-    return found
+    return _current.get().caller()
 
 
 def audit(*targets: str) -> AuditEntry:

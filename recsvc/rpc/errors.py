@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import structlog
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
@@ -69,7 +71,8 @@ def _details(error: DomainError) -> list[Message]:
         )
     if error.retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        # Rounded up: who repeats after exactly that time must find the way free.
+        retry.retry_delay.FromMilliseconds(math.ceil(error.retry_after_s * 1000))
         details.append(retry)
     if error.resource is not None:
         kind, name = error.resource
@@ -87,7 +90,11 @@ def _details(error: DomainError) -> list[Message]:
     if error.reason in (Reason.RATE_LIMITED, Reason.LIMIT_EXCEEDED):
         details.append(
             error_details_pb2.QuotaFailure(
-                violations=[error_details_pb2.QuotaFailure.Violation(description=error.message)]
+                violations=[
+                    error_details_pb2.QuotaFailure.Violation(
+                        subject=error.metadata.get("subject", ""), description=error.message
+                    )
+                ]
             )
         )
     return details

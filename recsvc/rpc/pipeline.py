@@ -1,44 +1,60 @@
-"""What happens to every call, in one order: request id → metrics and log → error mapping → auth → validation.
+"""What happens to every call, in one order: size → stages (metrics, audit, auth, limits) → headers → validation.
 
-grpc.aio asks the interceptor for a handler on each call; handlers are wrapped once per method and kept. A stage is an
-async context manager around the call, so that it sees the beginning, the end and the error alike for unary and
-streaming methods.
+grpc.aio asks the interceptor for a handler on each call; handlers are wrapped once per method and kept. A stage is told
+of the beginning of a call, which it may refuse, and of its end, for unary and streaming methods alike. All of this runs
+on every call, so `bench/interceptors.py` measures it against a bare echo.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import grpc
 
+from recsvc.domain.errors import DomainError
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Call, Context
-from recsvc.rpc.interceptors.request_id import request_id_of
+from recsvc.rpc.errors import abort
+from recsvc.rpc.interceptors.errors import refusal
+from recsvc.rpc.interceptors.request_id import request_id_of, send_headers
+from recsvc.rpc.methods import MethodPolicy
+from recsvc.rpc.received import Received, bounded, receiver
 from recsvc.rpc.validation import RequestValidator
+from recsvc.settings import ServerSettings
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _OURS = "/recsvc.v1."
 
 
 class Stage(Protocol):
-    """Something that surrounds every call."""
+    """Something that every call passes."""
 
-    def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
-        """Enter before the servicer, leave after it; an error of the servicer passes through."""
+    async def enter(self, call: Call, context: Context) -> None:
+        """Let the call in, or raise."""
+
+    async def leave(self, call: Call, error: DomainError | None) -> None:
+        """A call that was let in here has ended, with call.code; error: what its caller is told, if it failed."""
 
 
 class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Wraps the handlers of our services; health and reflection pass through untouched."""
 
-    def __init__(self, stages: Sequence[Stage], validator: RequestValidator, default_deadline_s: float) -> None:
-        """stages: outermost first. default_deadline_s: for unary calls that bring no deadline of their own."""
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        validator: RequestValidator,
+        policies: Mapping[str, MethodPolicy],
+        settings: ServerSettings,
+    ) -> None:
+        """stages: outermost first. policies: of all our methods, by path."""
         self._stages = tuple(stages)
         self._validator = validator
-        self._default_deadline_s = default_deadline_s
-        self._wrapped: dict[str, Handler | None] = {}
+        self._policies = policies
+        self._settings = settings
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -52,92 +68,99 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             handler = await continuation(handler_call_details)
             if handler is None or not method.startswith(_OURS):
                 return handler
-            handler = self._wrapped[method] = self._wrap(method, handler)
+            handler = self._wrapped[method] = self._wrap(self._policies[method], handler)
+        # gRPC runs the handler in this task, and would make the metadata anew if it were asked for them there.
+        self._begin(method, handler_call_details.invocation_metadata)
         return handler
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def _wrap(self, policy: MethodPolicy, handler: Handler) -> Handler:
         coders = {
-            "request_deserializer": handler.request_deserializer,
+            "request_deserializer": receiver(handler.request_deserializer, policy),
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), **coders)
+            return grpc.unary_unary_rpc_method_handler(self._unary(policy, handler.unary_unary), **coders)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, handler.unary_stream, validate=True), **coders
-            )
+            return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream), **coders)
         if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, handler.stream_stream, validate=False), **coders
-            )
-        raise TypeError(f"{method}: the contract has no client-streaming methods with a single answer")
+            return grpc.stream_stream_rpc_method_handler(self._bidirectional(handler.stream_stream), **coders)
+        raise TypeError(f"{policy.path}: the contract has no client-streaming methods with a single answer")
 
-    def _unary(self, method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
-        async def answer(request: Any, context: Context) -> Any:
-            call = self._begin(method, context)
-            call.request = request
-            async with _Surrounded(self._stages, call, context):
+    def _unary(self, policy: MethodPolicy, behavior: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(received: Received, context: Context) -> Any:
+            call = calls.current()
+            call.request = received.message
+            call.cost = policy.elements(received.message) if received.message is not None else 1
+            async with _Passage(self._stages, call, context):
+                request = received.checked()
                 call.element_violations = self._validator.check(request)
                 if context.time_remaining() is None:
-                    async with asyncio.timeout(self._default_deadline_s):
+                    async with asyncio.timeout(self._settings.default_deadline_s):
                         return await behavior(request, context)
                 return await behavior(request, context)
 
         return answer
 
-    def _streaming(self, method: str, behavior: Callable[..., Any], *, validate: bool) -> Callable[..., Any]:
-        async def answer(request: Any, context: Context) -> AsyncIterator[Any]:
-            call = self._begin(method, context)
-            async with _Surrounded(self._stages, call, context):
-                if validate:
-                    call.element_violations = self._validator.check(request)
+    def _streaming(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(received: Received, context: Context) -> AsyncIterator[Any]:
+            call = calls.current()
+            async with _Passage(self._stages, call, context):
+                request = received.checked()
+                call.element_violations = self._validator.check(request)
                 async for response in behavior(request, context):
                     yield response
 
         return answer
 
-    @staticmethod
-    def _begin(method: str, context: Context) -> Call:
-        metadata = {
-            str(key): value if isinstance(value, str) else value.decode("latin-1")
-            for key, value in context.invocation_metadata() or ()
-        }
-        call = Call(method=method, request_id=request_id_of(metadata), metadata=metadata)
-        calls.enter(call)
-        return call
+    def _bidirectional(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(messages: AsyncIterator[Received], context: Context) -> AsyncIterator[Any]:
+            call = calls.current()
+            call.cost = 0
+            async with _Passage(self._stages, call, context):
+                async for response in behavior(bounded(messages, call, self._settings), context):
+                    yield response
+
+        return answer
+
+    def _begin(self, method: str, received: Sequence[tuple[str, str | bytes]]) -> None:
+        # What is not text (keys that end in -bin) is nothing that we ask for.
+        metadata = {key: value for key, value in received or () if isinstance(value, str)}
+        calls.enter(Call(method, self._policies[method], request_id_of(metadata), metadata, time.perf_counter()))
 
 
-class _Surrounded:
-    """Enters the stages in order and leaves them in reverse; an AsyncExitStack without its generality."""
+class _Passage:
+    """Enters the stages in order, sends the headers, and leaves in reverse; a failed call ends with its status."""
 
-    __slots__ = ("_entered", "_managers")
+    __slots__ = ("_call", "_context", "_entered", "_stages")
 
     def __init__(self, stages: Sequence[Stage], call: Call, context: Context) -> None:
-        self._managers = [stage.around(call, context) for stage in stages]
-        self._entered: list[AbstractAsyncContextManager[None]] = []
+        self._stages = stages
+        self._call = call
+        self._context = context
+        self._entered = 0
 
     async def __aenter__(self) -> None:
         try:
-            for manager in self._managers:
-                await manager.__aenter__()
-                self._entered.append(manager)
+            for stage in self._stages:
+                await stage.enter(self._call, self._context)
+                self._entered += 1
+            await send_headers(self._call, self._context)
         except BaseException as error:
-            if not await self._leave(error):
-                raise
+            await self._leave(error)
+            raise
 
-    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        return await self._leave(error)
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        await self._leave(error)
 
-    async def _leave(self, error: BaseException | None) -> bool:
-        pending = error
-        while self._entered:
-            manager = self._entered.pop()
+    async def _leave(self, error: BaseException | None) -> None:
+        refused = refusal(self._call, error) if error is not None else None
+        for stage in reversed(self._stages[: self._entered]):
             try:
-                if await manager.__aexit__(type(pending) if pending else None, pending, None):
-                    pending = None
-            except BaseException as raised:
-                # A stage may replace the error by another, as the error mapping does.
-                pending = raised
-        if pending is not None and pending is not error:
-            raise pending
-        return error is not None and pending is None
+                await stage.leave(self._call, refused)
+            except DomainError as failed:
+                # What its caller was to be told is not so.
+                refused = refused or refusal(self._call, failed)
+        if refused is not None:
+            if not self._call.are_headers_sent:
+                await send_headers(self._call, self._context)
+            await abort(self._context, refused)

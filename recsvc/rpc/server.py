@@ -119,11 +119,16 @@ class RpcServer:
 
 def _options(settings: ServerSettings) -> Sequence[tuple[str, Any]]:
     return (
-        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        # Of the message after decompression, which stops there: a bomb is not unpacked. Each method may have less.
+        (
+            "grpc.max_receive_message_length",
+            max(settings.max_request_bytes, settings.max_bulk_request_bytes),
+        ),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 1),
-        # Metadata beyond this is refused by the transport.
-        ("grpc.max_metadata_size", 16 * 1024),
+        # Metadata beyond this is refused by the transport: both, since it refuses some of what lies between the two.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     )

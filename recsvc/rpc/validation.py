@@ -10,15 +10,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import protovalidate
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from recsvc.domain.errors import FieldViolation, InvalidFields
 from recsvc.gen.v1 import options_pb2
+from recsvc.rpc.methods import per_element_field
 
 _MAX_VIOLATIONS = 20
 
@@ -40,7 +41,7 @@ class RequestValidator:
     def examine(self, message: Message) -> Findings:
         """Everything that is wrong with a message."""
         findings = Findings()
-        element_field = _element_field(message.DESCRIPTOR)
+        element_field = per_element_field(message.DESCRIPTOR)
         for violation in self._rules.collect_violations(message):
             elements = violation.proto.field.elements if violation.proto.field else ()
             description = violation.proto.message or violation.proto.rule_id
@@ -79,45 +80,44 @@ def _path(elements: Any) -> str:
     return ".".join(parts)
 
 
-@cache
-def _element_field(descriptor: Descriptor) -> str | None:
-    for candidate in descriptor.fields:
-        if candidate.GetOptions().Extensions[options_pb2.per_element]:
-            return str(candidate.name)
-    return None
+class _StructField(NamedTuple):
+    """What a descriptor says of a field, which is slow to ask. limits: None for one that leads to limited Structs."""
+
+    name: str
+    is_repeated: bool
+    limits: options_pb2.StructLimits | None
 
 
 @cache
-def _struct_plan(descriptor: Descriptor) -> tuple[tuple[FieldDescriptor, options_pb2.StructLimits | None], ...]:
-    """Fields of a message type that are limited Structs, or lead to some (limits None)."""
-    plan: list[tuple[FieldDescriptor, options_pb2.StructLimits | None]] = []
+def _struct_plan(descriptor: Descriptor) -> tuple[_StructField, ...]:
+    """Fields of a message type that are limited Structs, or lead to some."""
+    plan: list[_StructField] = []
     for candidate in descriptor.fields:
         if candidate.message_type is None:
             continue
         options = candidate.GetOptions()
         if options.HasExtension(options_pb2.struct_limits):
-            plan.append((candidate, options.Extensions[options_pb2.struct_limits]))
+            plan.append(_StructField(candidate.name, False, options.Extensions[options_pb2.struct_limits]))
         elif (
             candidate.message_type.file.package == "recsvc.v1"
             and not candidate.message_type.GetOptions().map_entry
             and _struct_plan(candidate.message_type)
         ):
-            plan.append((candidate, None))
+            plan.append(_StructField(candidate.name, candidate.is_repeated, None))
     return tuple(plan)
 
 
 def _structs(message: Message, prefix: str) -> Iterator[tuple[str, Struct, options_pb2.StructLimits]]:
-    for candidate, limits in _struct_plan(message.DESCRIPTOR):
-        name = prefix + candidate.name
-        if candidate.is_repeated:
-            for index, element in enumerate(getattr(message, candidate.name)):
-                yield from _structs(element, f"{name}[{index}].")
-        elif message.HasField(candidate.name):
-            child = getattr(message, candidate.name)
+    for name, is_repeated, limits in _struct_plan(message.DESCRIPTOR):
+        if is_repeated:
+            for index, element in enumerate(getattr(message, name)):
+                yield from _structs(element, f"{prefix}{name}[{index}].")
+        elif message.HasField(name):
+            child = getattr(message, name)
             if limits is not None:
-                yield name, child, limits
+                yield prefix + name, child, limits
             else:
-                yield from _structs(child, name + ".")
+                yield from _structs(child, f"{prefix}{name}.")
 
 
 def _struct_violations(struct: Struct, limits: options_pb2.StructLimits, path: str) -> list[tuple[str, str]]:

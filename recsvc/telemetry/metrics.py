@@ -25,6 +25,12 @@ class Metrics:
             registry=self.registry,
         )
         self.calls_in_flight = Gauge("recsvc_calls_in_flight", "Calls being answered.", registry=self.registry)
+        self.refusals = Counter(
+            "recsvc_refusals_total",
+            "Calls refused at the door, by the reason of the error and the limit that was reached, if it was one.",
+            ["reason", "limit"],
+            registry=self.registry,
+        )
         self.cache_lookups = Counter(
             "recsvc_cache_lookups_total", "Look-ups of cached lists.", ["outcome"], registry=self.registry
         )

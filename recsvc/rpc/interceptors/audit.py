@@ -7,8 +7,7 @@ anybody can fill would be a weapon.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import structlog
@@ -33,21 +32,17 @@ class Auditing:
         """scopes: of each method. Those of admin:… that do not merely read are administrative actions."""
         self._audit_log = audit_log
         self._audited = frozenset(method for method, scope in scopes.items() if is_audited(method, scope))
-        self._unaudited = nullcontext()
 
-    def around(self, call: Call, context: Context) -> AbstractAsyncContextManager[None]:
-        """Note how the call ended, if it is an administrative action."""
-        return self._noted(call) if call.method in self._audited else self._unaudited
+    async def enter(self, call: Call, context: Context) -> None:
+        """Nothing has happened yet."""
 
-    @asynccontextmanager
-    async def _noted(self, call: Call) -> AsyncIterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if call.principal is not None:
-                await self._note_refusal(call, _code_of(error))
-            raise
-        if not call.is_audited:
+    async def leave(self, call: Call, error: DomainError | None) -> None:
+        """Note how the call ended, if it is an administrative action. Raises StorageUnavailable."""
+        if call.method not in self._audited or call.principal is None:
+            return
+        if error is not None:
+            await self._note_refusal(call, error.code)
+        elif call.code == Code.OK.name and not call.is_audited:
             await self._audit_log.append(calls.audit(*targets_of(call.request)))
 
     async def _note_refusal(self, call: Call, code: Code) -> None:
@@ -84,9 +79,3 @@ def _ids(message: Message) -> Iterator[str]:
             yield value
         elif field.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, Message):
             yield from _ids(value)
-
-
-def _code_of(error: Exception) -> Code:
-    if isinstance(error, DomainError):
-        return error.code
-    return Code.DEADLINE_EXCEEDED if isinstance(error, TimeoutError) else Code.INTERNAL

@@ -6,13 +6,12 @@ metadata entry x-tenant-id. A client whose certificate stands for a key needs to
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from google.protobuf.descriptor import FileDescriptor
 
-from recsvc.domain.errors import CredentialsMissing, ScopeMissing
+from recsvc.domain.errors import CredentialsMissing, DomainError, ScopeMissing
 from recsvc.domain.ids import TenantId
 from recsvc.domain.tenancy import Principal, Scope
 from recsvc.gen.v1 import options_pb2
@@ -50,8 +49,7 @@ class Authentication:
         self._scopes = scopes
         self._client_keys = client_keys
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def enter(self, call: Call, context: Context) -> None:
         """Put the principal into the call. Raises CredentialsMissing, CredentialsInvalid, ScopeMissing."""
         principal = await self._caller(call, context)
         # Known from here on, to logs too, whether or not the call is admitted.
@@ -62,7 +60,9 @@ class Authentication:
         other = call.metadata.get("x-tenant-id")
         if other and other != principal.tenant_id:
             call.principal = await self._acting_for(principal, TenantId(other))
-        yield
+
+    async def leave(self, call: Call, error: DomainError | None) -> None:
+        """Nothing is held of a call."""
 
     async def _caller(self, call: Call, context: Context) -> Principal:
         if (key := _key_of(call.metadata)) is not None:

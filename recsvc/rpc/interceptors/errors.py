@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 
 from recsvc.domain.errors import DeadlinePassed, DomainError
-from recsvc.rpc.calls import Call, Context
-from recsvc.rpc.errors import InternalError, abort, unforeseen
+from recsvc.rpc.calls import Call
+from recsvc.rpc.errors import unforeseen
 
 
-class ErrorMapping:
-    """Ends failed calls with a canonical code and its details."""
-
-    @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
-        """Map errors; cancellation and aborts that are under way pass."""
-        try:
-            yield
-        except DomainError as error:
-            call.code = error.code.name
-            await abort(context, error)
-        except TimeoutError:
-            call.code = "DEADLINE_EXCEEDED"
-            await abort(context, DeadlinePassed())
-        except (grpc.aio.AbortError, asyncio.CancelledError, GeneratorExit):
-            raise
-        except Exception:
-            call.code = InternalError.code.name
-            await abort(context, unforeseen(call))
+def refusal(call: Call, error: BaseException) -> DomainError | None:
+    """What to end the call with, noted in it; None for cancellation and for aborts that are under way, which pass."""
+    if isinstance(error, asyncio.CancelledError):
+        call.code = "CANCELLED"
+        return None
+    if isinstance(error, grpc.aio.AbortError | GeneratorExit) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, DomainError):
+        refused = error
+    elif isinstance(error, TimeoutError):
+        refused = DeadlinePassed()
+    else:
+        refused = unforeseen(call)
+    call.code = refused.code.name
+    return refused

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import structlog
 
+from recsvc.domain.errors import DomainError
 from recsvc.rpc.calls import Call, Context
 from recsvc.telemetry.metrics import Metrics
 
@@ -21,27 +20,37 @@ class Observation:
     def __init__(self, metrics: Metrics, slow_s: float = 1.0) -> None:
         self._metrics = metrics
         self._slow_s = slow_s
+        self._in_flight = 0
+        # Read when it is asked for; to set it twice a call would cost more than all else here.
+        metrics.calls_in_flight.set_function(lambda: self._in_flight)
+        # To look a metric up by its labels costs as much as to count.
+        self._timers: dict[tuple[str, str], Any] = {}
 
-    @asynccontextmanager
-    async def around(self, call: Call, context: Context) -> AsyncIterator[None]:
-        """Observe the whole call, refusals by later stages included."""
-        start = time.perf_counter()
-        self._metrics.calls_in_flight.inc()
-        try:
-            yield
-        except asyncio.CancelledError:
-            call.code = "CANCELLED"
-            raise
-        finally:
-            duration_s = time.perf_counter() - start
-            self._metrics.calls_in_flight.dec()
-            self._metrics.call_seconds.labels(call.method, call.code).observe(duration_s)
-            if call.code != "OK" or duration_s > self._slow_s:
-                _log.info(
-                    "call",
-                    method=call.method,
-                    code=call.code,
-                    duration_ms=round(duration_s * 1000, 1),
-                    request_id=call.request_id,
-                    tenant=call.principal.tenant_id if call.principal else None,
-                )
+    async def enter(self, call: Call, context: Context) -> None:
+        """The call begins."""
+        self._in_flight += 1
+
+    async def leave(self, call: Call, error: DomainError | None) -> None:
+        """It ended, refusals by later stages included."""
+        self._in_flight -= 1
+        duration_s = time.perf_counter() - call.started_s
+        timer = self._timers.get((call.method, call.code))
+        if timer is None:
+            timer = self._metrics.call_seconds.labels(call.method, call.code)
+            self._timers[call.method, call.code] = timer
+        timer.observe(duration_s)
+        if call.code != "OK" or duration_s > self._slow_s:
+            self._tell(call, duration_s, error)
+
+    def _tell(self, call: Call, duration_s: float, error: DomainError | None) -> None:
+        if error is not None:
+            self._metrics.refusals.labels(error.reason.value, error.metadata.get("limit", "")).inc()
+        _log.info(
+            "call",
+            method=call.method,
+            code=call.code,
+            reason=error.reason.value if error is not None else None,
+            duration_ms=round(duration_s * 1000, 1),
+            request_id=call.request_id,
+            tenant=call.principal.tenant_id if call.principal else None,
+        )

@@ -153,6 +153,8 @@ class AdminServicer(TrainingMethods):
             version=version("recsvc"),
             limits={
                 "max_request_bytes": self._settings.max_request_bytes,
+                "max_bulk_request_bytes": self._settings.max_bulk_request_bytes,
+                "max_metadata_bytes": self._settings.max_metadata_bytes,
                 "max_concurrent_calls": self._settings.max_concurrent_calls,
                 "max_batch_size": _LARGEST_BATCH,
                 "max_page_size": MAX_PAGE_SIZE,

@@ -125,29 +125,51 @@ Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
 class RateLimits(_message.Message):
-    """Rate limits of a tenant. 0 means the service's default."""
+    """Rate limits of a tenant. 0 means the service's default. A call belongs to one class: bulk for batches, imports and
+    exports, else admin, write or read by the scope that it needs.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     READS_PER_SECOND_FIELD_NUMBER: _builtins.int
     WRITES_PER_SECOND_FIELD_NUMBER: _builtins.int
     MAX_STREAMS_FIELD_NUMBER: _builtins.int
+    BULK_ELEMENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ADMIN_CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MAX_CALLS_FIELD_NUMBER: _builtins.int
+    BURST_SECONDS_FIELD_NUMBER: _builtins.int
+    KEY_SHARE_FIELD_NUMBER: _builtins.int
     reads_per_second: _builtins.float
     """Calls of reading methods a second, for the tenant as a whole."""
     writes_per_second: _builtins.float
     """Calls of writing methods a second."""
     max_streams: _builtins.int
-    """Streams open at once."""
+    """Streams open at once at each process of the service, watches among them."""
+    bulk_elements_per_second: _builtins.float
+    """Elements of batches and bulk streams a second. Batches beyond it are refused, streams are read more slowly."""
+    admin_calls_per_second: _builtins.float
+    """Calls of AdminService a second."""
+    max_calls: _builtins.int
+    """Unary calls in flight at once at each process of the service."""
+    burst_seconds: _builtins.float
+    """How many seconds' worth of each rate may come at once, 0–3600."""
+    key_share: _builtins.float
+    """The part of each rate that a single API key may use, 0–1; 1 leaves all to any key."""
     def __init__(
         self,
         *,
         reads_per_second: _builtins.float = ...,
         writes_per_second: _builtins.float = ...,
         max_streams: _builtins.int = ...,
+        bulk_elements_per_second: _builtins.float = ...,
+        admin_calls_per_second: _builtins.float = ...,
+        max_calls: _builtins.int = ...,
+        burst_seconds: _builtins.float = ...,
+        key_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_streams", b"max_streams", "reads_per_second", b"reads_per_second", "writes_per_second", b"writes_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_calls_per_second", b"admin_calls_per_second", "bulk_elements_per_second", b"bulk_elements_per_second", "burst_seconds", b"burst_seconds", "key_share", b"key_share", "max_calls", b"max_calls", "max_streams", b"max_streams", "reads_per_second", b"reads_per_second", "writes_per_second", b"writes_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17recsvc/v1/options.proto\x12\trecsvc.v1\x1a google/protobuf/descriptor.proto\"c\n\x0cStructLimits\x12\x19\n\x08max_keys\x18\x01 \x01(\rR\x07maxKeys\x12\x1b\n\tmax_depth\x18\x02 \x01(\rR\x08maxDepth\x12\x1b\n\tmax_bytes\x18\x03 \x01(\rR\x08maxBytes:G\n\x0erequired_scope\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\tR\rrequiredScope:]\n\rstruct_limits\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x17.recsvc.v1.StructLimitsR\x0cstructLimits:@\n\x0bper_element\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x08R\nperElementb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17recsvc/v1/options.proto\x12\trecsvc.v1\x1a google/protobuf/descriptor.proto\"c\n\x0cStructLimits\x12\x19\n\x08max_keys\x18\x01 \x01(\rR\x07maxKeys\x12\x1b\n\tmax_depth\x18\x02 \x01(\rR\x08maxDepth\x12\x1b\n\tmax_bytes\x18\x03 \x01(\rR\x08maxBytes:G\n\x0erequired_scope\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\tR\rrequiredScope:4\n\x04\x62ulk\x12\x1e.google.protobuf.MethodOptions\x18\xd4\x86\x03 \x01(\x08R\x04\x62ulk:]\n\rstruct_limits\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x17.recsvc.v1.StructLimitsR\x0cstructLimits:@\n\x0bper_element\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x08R\nperElementb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)

@@ -51,11 +51,16 @@ class StructLimits(_message.Message):
 Global___StructLimits: _TypeAlias = StructLimits  # noqa: Y015
 
 REQUIRED_SCOPE_FIELD_NUMBER: _builtins.int
+BULK_FIELD_NUMBER: _builtins.int
 STRUCT_LIMITS_FIELD_NUMBER: _builtins.int
 PER_ELEMENT_FIELD_NUMBER: _builtins.int
 required_scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]
 """The scope that the caller's API key must hold (`catalog:read`, …). "any" admits every valid key. A method without
 this option is refused to everybody.
+"""
+bulk: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Whether the method takes or gives many elements at once: a batch, an import, an export. Its messages may be larger,
+and its elements count against RateLimits.bulk_elements_per_second instead of its calls against another limit.
 """
 struct_limits: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, Global___StructLimits]
 """Limits of a Struct field."""
