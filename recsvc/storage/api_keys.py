@@ -94,9 +94,7 @@ class ApiKeyRepository:
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["find_key"], {"key_id": key_id})
             row = await cursor.fetchone()
-        if row is None:
-            return None
-        return StoredKey(
+        stored = StoredKey(
             key=_key(row),
             tenant_key=TenantKey(row["tenant_key"]),
             tenant_id=TenantId(row["tenant_id"]),
@@ -104,6 +102,7 @@ class ApiKeyRepository:
             previous_secret_hash=row["previous_secret_hash"],
             previous_expire_time=row["previous_expire_time"],
         )
+        return stored if stored.key.key_id == key_id else None
 
     async def note_use(self, key_id: str, at_most_every: timedelta) -> None:
         """Set last_used_time to now, unless that was done a moment ago."""
