@@ -5,7 +5,7 @@ import warnings
 
 from recsvc.gen.v1 import ingestion_service_pb2 as recsvc_dot_v1_dot_ingestion__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.83.2'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
