@@ -126,6 +126,15 @@ class InvalidFields(DomainError):
         super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations), fields=violations)
 
 
+class MalformedMessage(DomainError):
+    """Occurs when the bytes of a request are no message of the method's type, so that no field can be named."""
+
+    code, reason = Code.INVALID_ARGUMENT, Reason.INVALID_FIELD
+
+    def __init__(self) -> None:
+        super().__init__("the request is not a valid protobuf message of the method's type")
+
+
 class InvalidFilter(DomainError):
     """Occurs when a filter does not parse or does not type-check; tells the column (1-based)."""
 

@@ -34,14 +34,15 @@ class Call:
     method: str
     policy: MethodPolicy
     request_id: str
-    metadata: Mapping[str, str]
+    # Holds the key, which no log and no traceback may show.
+    metadata: Mapping[str, str] = field(repr=False)
     started_s: float
     cost: int = 1
     pace: Callable[[int], Awaitable[None]] | None = None
     headers: tuple[tuple[str, str], ...] = ()
     are_headers_sent: bool = False
     principal: Principal | None = None
-    request: Message | None = None
+    request: Message | None = field(default=None, repr=False)
     is_audited: bool = False
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"

@@ -1,8 +1,13 @@
-"""The one place that turns errors into `google.rpc.Status`: for a call's trailer and for the elements of a batch."""
+"""The one place that turns errors into `google.rpc.Status`: for a call's trailer and for the elements of a batch.
+
+Errors repeat what the caller sent, which may be long. A status is kept small, since clients take 8 KiB of trailers and
+tell of nothing but the size of larger ones; the message is in there three times, once with every byte as `%XX`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import structlog
 from google.protobuf.any_pb2 import Any
@@ -15,6 +20,9 @@ from recsvc.rpc.calls import Call, Context
 
 _log = structlog.get_logger(__name__)
 DOMAIN = "recsvc"
+_MESSAGE_BYTES = 512
+_NAME_BYTES = 256
+_VIOLATIONS_BYTES = 2048
 OK = status_pb2.Status(code=Code.OK)
 
 
@@ -29,8 +37,8 @@ class InternalError(DomainError):
 
 def status_of(error: DomainError) -> status_pb2.Status:
     """The status with all details that belong to the error."""
-    status = status_pb2.Status(code=int(error.code), message=error.message)
-    for detail in _details(error):
+    status = status_pb2.Status(code=int(error.code), message=_within(error.message, _MESSAGE_BYTES))
+    for detail in _details(error, status.message):
         packed = Any()
         packed.Pack(detail)
         status.details.append(packed)
@@ -54,21 +62,12 @@ async def abort(context: Context, error: DomainError) -> None:
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-def _details(error: DomainError) -> list[Message]:
+def _details(error: DomainError, message: str) -> list[Message]:
     details: list[Message] = [
         error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=error.metadata)
     ]
     if error.fields:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=violation.description
-                    )
-                    for violation in error.fields
-                ]
-            )
-        )
+        details.append(_bad_request(error.fields))
     if error.retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
         # Rounded up: who repeats after exactly that time must find the way free.
@@ -77,13 +76,15 @@ def _details(error: DomainError) -> list[Message]:
     if error.resource is not None:
         kind, name = error.resource
         details.append(
-            error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=error.message)
+            error_details_pb2.ResourceInfo(
+                resource_type=kind, resource_name=_within(name, _NAME_BYTES), description=message
+            )
         )
     if error.code is Code.FAILED_PRECONDITION:
         details.append(
             error_details_pb2.PreconditionFailure(
                 violations=[
-                    error_details_pb2.PreconditionFailure.Violation(type=error.reason.value, description=error.message)
+                    error_details_pb2.PreconditionFailure.Violation(type=error.reason.value, description=message)
                 ]
             )
         )
@@ -92,9 +93,26 @@ def _details(error: DomainError) -> list[Message]:
             error_details_pb2.QuotaFailure(
                 violations=[
                     error_details_pb2.QuotaFailure.Violation(
-                        subject=error.metadata.get("subject", ""), description=error.message
+                        subject=error.metadata.get("subject", ""), description=message
                     )
                 ]
             )
         )
     return details
+
+
+def _bad_request(fields: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
+    """The first wrong field, and as many more as there is room for."""
+    bad = error_details_pb2.BadRequest()
+    for violation in fields:
+        bad.field_violations.add(
+            field=_within(violation.field, _NAME_BYTES), description=_within(violation.description, _NAME_BYTES)
+        )
+        if bad.ByteSize() > _VIOLATIONS_BYTES:
+            break
+    return bad
+
+
+def _within(text: str, limit_bytes: int) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= limit_bytes else encoded[:limit_bytes].decode(errors="ignore") + "…"

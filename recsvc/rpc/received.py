@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from recsvc.domain.errors import DomainError, InvalidField, LimitExceeded
+from recsvc.domain.errors import DomainError, LimitExceeded, MalformedMessage
 from recsvc.rpc.calls import Call
 from recsvc.rpc.methods import MethodPolicy
 from recsvc.settings import ServerSettings
@@ -25,7 +25,7 @@ class Received(NamedTuple):
     error: DomainError | None = None
 
     def checked(self) -> Any:
-        """The message. Raises LimitExceeded when it is too large, InvalidField when it is not of its type."""
+        """The message. Raises LimitExceeded when it is too large, MalformedMessage when it is not of its type."""
         if self.error is not None:
             raise self.error
         return self.message
@@ -45,7 +45,7 @@ def receiver(deserializer: Callable[[bytes], Any] | None, policy: MethodPolicy) 
         try:
             return Received(deserializer(encoded), size)
         except DecodeError:
-            return Received(None, size, InvalidField("request", "is not the message that the method takes"))
+            return Received(None, size, MalformedMessage())
 
     return receive
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
 from psycopg.rows import DictRow
 
 from recsvc.domain.cleaning import check_name
@@ -47,7 +48,8 @@ class EventTypeRepository:
             parameters = {
                 "tenant": tenant_key,
                 "event_type": name,
-                "weight": changed.weight,
+                # The column has single precision, and PostgreSQL refuses what becomes zero by it.
+                "weight": float(np.float32(changed.weight)),
                 "half_life_s": changed.half_life.total_seconds() if changed.half_life else None,
                 "counts_as_seen": changed.counts_as_seen,
                 "conversion": changed.conversion,

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
+from recsvc.app import Service
+from recsvc.domain.tenancy import Tenant
+from recsvc.gen.v1 import admin_service_pb2 as admin_pb
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as recommend_pb
@@ -234,6 +237,7 @@ async def test_stream_numbers_must_rise(with_item: Api) -> None:
         ({"exploration": -0.1}, "exploration"),
         ({"diversity": {"lambda": 2.0}}, "diversity.lambda"),
         ({"diversity": {"max_per_category": 1, "category_field": "price"}}, "diversity.category_field"),
+        ({"diversity": {"max_per_category": 1, "category_field": "attributes.\x00"}}, "diversity.category_field"),
         ({"boosts": [{"filter": "available", "factor": float("nan")}]}, "boosts[0].factor"),
         ({"boosts": [{"filter": "(", "factor": 2.0}]}, "boosts[0].filter"),
         ({"item_mask": {"paths": ["price"]}}, "item_mask"),
@@ -257,3 +261,58 @@ async def test_unknown_ids_are_not_found(api: Api) -> None:
     assert (item.code, item.reason) == ("NOT_FOUND", "ITEM_NOT_FOUND")
     user = await failure(api.users.GetUser(user_pb.GetUserRequest(user_id="nope")))
     assert (user.code, user.reason) == ("NOT_FOUND", "USER_NOT_FOUND")
+
+
+async def test_an_error_about_something_long_still_tells_its_reason(api: Api) -> None:
+    long = "é" * 100_000
+    name = await _create(api, item_id="a", attributes=_struct(**{long[:5000]: float("nan")}))
+    assert (name.code, name.reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    mask = catalog_pb.UpdateItemRequest(item={"item_id": "a"}, update_mask={"paths": [long]})
+    path = await failure(api.catalog.UpdateItem(mask))
+    assert (path.reason, *path.fields) == ("INVALID_UPDATE_MASK", "update_mask")
+    many = await failure(
+        api.recommendations.Recommend(recommend_pb.RecommendRequest(session_item_ids=[""] * 90, count=0, novelty=9))
+    )
+    assert many.reason == "INVALID_FIELD"
+
+
+async def test_bytes_that_are_no_message_are_refused_after_the_key_is_checked(service: Service, key: str) -> None:
+    for used, code in ((key, "INVALID_ARGUMENT"), ("", "UNAUTHENTICATED")):
+        async with Api.connected(service.port, used) as api:
+            for path, kind in (("GetItem", api.channel.unary_unary), ("ExportItems", api.channel.unary_stream)):
+                call = kind(f"/recsvc.v1.CatalogService/{path}")(b"\xff")
+                failed = await (failure(call) if path == "GetItem" else stream_failure(call))
+                assert failed.code == code
+
+            async def messages() -> AsyncIterator[bytes]:
+                yield b"\xff"
+
+            imported = api.channel.stream_stream("/recsvc.v1.CatalogService/ImportItems")(messages())
+            assert (await stream_failure(imported)).code == code
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"event_retention": {"seconds": 2**53}}, "tenant.settings.event_retention"),
+        ({"event_retention": {"seconds": 90_000, "nanos": -1}}, "tenant.settings"),
+        ({"defaults": {"item_mask": {"paths": ["Title"]}}}, "tenant.settings.defaults.item_mask"),
+        ({"placements": {"a\x00": {}}}, "tenant.settings.placements"),
+    ],
+)
+async def test_a_wrong_setting_is_named(api: Api, new_tenant: Tenant, fields: dict[str, Any], named: str) -> None:
+    tenant = {"tenant_id": new_tenant.tenant_id, "settings": fields}
+    failed = await failure(api.admin.UpdateTenant(admin_pb.UpdateTenantRequest(tenant=tenant)))
+    assert failed.code == "INVALID_ARGUMENT"
+    assert named in failed.fields
+
+
+async def test_a_half_life_that_no_calendar_holds_is_refused(api: Api) -> None:
+    request = ingestion_pb.UpdateEventTypeRequest(event_type={"event_type": "view", "half_life": {"seconds": 2**53}})
+    failed = await failure(api.ingestion.UpdateEventType(request))
+    assert (failed.code, *failed.fields) == ("INVALID_ARGUMENT", "event_type.half_life")
+
+
+async def test_a_weight_too_small_to_be_kept_counts_as_nothing(api: Api) -> None:
+    request = ingestion_pb.UpdateEventTypeRequest(event_type={"event_type": "view", "weight": 1e-300})
+    assert (await api.ingestion.UpdateEventType(request)).event_type.weight == 0

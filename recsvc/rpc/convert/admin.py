@@ -11,19 +11,25 @@ from recsvc.domain.filters import ITEM_FIELDS, parse
 from recsvc.domain.tenancy import ApiKey, Tenant, TenantSettings
 from recsvc.gen.v1 import admin_service_pb2 as pb
 from recsvc.gen.v1 import recommendation_service_pb2
+from recsvc.rpc.convert.recommendations import item_fields
 from recsvc.rpc.convert.values import mask_paths, timestamp
 
 _TENANT_FIELDS = ("display_name", "settings")
 
 
 def settings(message: pb.TenantSettings) -> TenantSettings:
-    """The settings to store. Raises InvalidField for a filter that does not parse or a misplaced schema."""
+    """The settings to store. Raises InvalidField and InvalidFilter for what could not be served or kept."""
     if message.HasField("attribute_schema"):
         raise InvalidField("tenant.settings.attribute_schema", "is changed by CatalogService.UpdateAttributeSchema")
-    _check_filters(message.defaults, "tenant.settings.defaults")
+    _check_options(message.defaults, "tenant.settings.defaults")
     for name, options in message.placements.items():
-        _check_filters(options, f'tenant.settings.placements["{name}"]')
-    return TenantSettings(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None))
+        if "\x00" in name:
+            raise InvalidField("tenant.settings.placements", "names must not contain the character NUL")
+        _check_options(options, f'tenant.settings.placements["{name}"]')
+    try:
+        return TenantSettings(json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None))
+    except json_format.SerializeToJsonError as error:
+        raise InvalidField("tenant.settings", "holds a malformed duration") from error
 
 
 def tenant_change(request: pb.UpdateTenantRequest, present: Tenant) -> Tenant:
@@ -84,7 +90,8 @@ def _copy_field(source: pb.TenantSettings, target: pb.TenantSettings, name: str)
     target.MergeFrom(alone)
 
 
-def _check_filters(options: recommendation_service_pb2.RecommendOptions, path: str) -> None:
+def _check_options(options: recommendation_service_pb2.RecommendOptions, path: str) -> None:
+    item_fields(options.item_mask, f"{path}.item_mask")
     named = [(f"{path}.filter", options.filter)]
     named += [(f"{path}.boosts[{index}].filter", boost.filter) for index, boost in enumerate(options.boosts)]
     for field, text in named:

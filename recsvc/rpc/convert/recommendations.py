@@ -70,7 +70,7 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
         exclude_item_ids=tuple(ItemId(item_id) for item_id in options.exclude_item_ids),
         include_seen=options.include_seen,
         explain=options.explain,
-        item_fields=_item_fields(options.item_mask),
+        item_fields=item_fields(options.item_mask),
         max_staleness=span(options.max_staleness) if options.HasField("max_staleness") else None,
         placement=request.placement,
         time=moment(request.context.time, "context.time") if request.context.HasField("time") else None,
@@ -83,7 +83,7 @@ def popular_query(request: pb.PopularItemsRequest, profile: TenantProfile) -> Re
         count=request.count if request.HasField("count") else _DEFAULT_COUNT,
         strategy=Strategy.POPULAR,
         filter=parse(request.filter, item_filter_schema(profile)),
-        item_fields=_item_fields(request.item_mask),
+        item_fields=item_fields(request.item_mask),
     )
 
 
@@ -94,7 +94,7 @@ def trending_query(request: pb.TrendingItemsRequest, profile: TenantProfile) -> 
         count=request.count if request.HasField("count") else _DEFAULT_COUNT,
         strategy=Strategy.TRENDING,
         filter=parse(request.filter, item_filter_schema(profile)),
-        item_fields=_item_fields(request.item_mask),
+        item_fields=item_fields(request.item_mask),
         trend_half_life=min(TREND_HALF_LIVES, key=lambda kept: abs(kept - window)),
     )
 
@@ -109,7 +109,7 @@ def similar_query(request: pb.SimilarItemsRequest, profile: TenantProfile) -> Si
         filter=parse(request.filter, item_filter_schema(profile)),
         diversity=_diversity(request.diversity),
         explain=request.explain,
-        item_fields=_item_fields(request.item_mask),
+        item_fields=item_fields(request.item_mask),
         exclude_item_ids=tuple(ItemId(item_id) for item_id in request.exclude_item_ids),
     )
 
@@ -219,6 +219,14 @@ def boost(message: filters_pb2.Boost, path: str, schema: FilterSchema) -> Boost:
     return Boost(tree, message.factor)
 
 
+def item_fields(mask: FieldMask, path: str = "item_mask") -> tuple[str, ...]:
+    """The fields of an item that a mask names. Raises InvalidField, with the mask's path, for one that there is not."""
+    for name in mask.paths:
+        if name != "*" and name not in _ITEM_FIELDS:
+            raise InvalidField(path, f"an item has no field {name!r}")
+    return tuple(sorted(_ITEM_FIELDS)) if "*" in mask.paths else tuple(sorted(set(mask.paths)))
+
+
 def item_filter_schema(profile: TenantProfile) -> FilterSchema:
     """Fields that filters over items may use in this tenant."""
     if not profile.attribute_schema:
@@ -279,16 +287,10 @@ def _joined(of_request: str, of_options: str, schema: FilterSchema) -> Tree | No
 def _diversity(message: pb.Diversity) -> Diversity:
     trade_off = getattr(message, "lambda") if message.HasField("lambda") else 1.0
     category_field = message.category_field or "categories"
-    if category_field not in _PLAIN_CATEGORY_FIELDS and not category_field.startswith("attributes."):
+    is_attribute = category_field.startswith("attributes.") and "\x00" not in category_field
+    if category_field not in _PLAIN_CATEGORY_FIELDS and not is_attribute:
         raise InvalidField("diversity.category_field", "must be categories, tags, item_type or attributes.<key>")
     return Diversity(trade_off, message.max_per_category, category_field)
-
-
-def _item_fields(mask: FieldMask) -> tuple[str, ...]:
-    for path in mask.paths:
-        if path != "*" and path not in _ITEM_FIELDS:
-            raise InvalidField("item_mask", f"an item has no field {path!r}")
-    return tuple(sorted(_ITEM_FIELDS)) if "*" in mask.paths else tuple(sorted(set(mask.paths)))
 
 
 def _masked(item: RecommendedItem, item_fields: tuple[str, ...]) -> catalog_service_pb2.Item | None:

@@ -470,7 +470,7 @@ class EventType(_message.Message):
     """Whether it is a success for experiments and reports. Default false."""
     @_builtins.property
     def half_life(self) -> _duration_pb2.Duration:
-        """Age at which the signal has halved, at least one minute. Default: never."""
+        """Age at which the signal has halved, one minute to 100 years. Default: never."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
