@@ -54,9 +54,7 @@ class VersionAnnouncer:
 
     async def users_changed(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> None:
         """Lists of these users with lower versions are outdated; 0 means that the user is gone."""
-        await self._announce(
-            tenant_key, {user_version_key(tenant_key, user): version or GONE for user, version in versions.items()}
-        )
+        await self._announce(tenant_key, _user_versions(tenant_key, versions))
 
     async def keys_changed(self, key_ids: Sequence[str]) -> None:
         """Whoever trusts these API keys must look at them again: they were rotated, revoked or deleted."""
@@ -69,8 +67,7 @@ class VersionAnnouncer:
 
     async def announce_users(self, tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> bool:
         """The same, telling whether Redis has them now: a state is only called folded once its version is known."""
-        await self.users_changed(tenant_key, versions)
-        return tenant_key not in self._undelivered
+        return await self._announce(tenant_key, _user_versions(tenant_key, versions))
 
     async def offer_again(self) -> bool:
         """Deliver what could not be delivered before; returns whether nothing is left."""
@@ -81,15 +78,22 @@ class VersionAnnouncer:
         await self.keys_changed(keys)
         return not self._undelivered and not self._undelivered_keys
 
-    async def _announce(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> None:
-        entries = list(versions.items())
+    async def _announce(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> bool:
+        """Whether Redis has them now; what it has not is kept."""
+        entries, delivered = list(versions.items()), True
         for start in range(0, len(entries), _CHUNK):
             chunk = dict(entries[start : start + _CHUNK])
             if not await self._client.raise_versions(chunk, changes_channel(tenant_key)):
                 self._keep(tenant_key, chunk)
+                delivered = False
+        return delivered
 
     def _keep(self, tenant_key: TenantKey, versions: Mapping[str, int]) -> None:
         kept = self._undelivered.setdefault(tenant_key, {})
         for key, version in versions.items():
             if len(kept) < _MAX_UNDELIVERED or key in kept:
                 kept[key] = version if version == GONE else max(version, kept.get(key, 0))
+
+
+def _user_versions(tenant_key: TenantKey, versions: Mapping[UserKey, int]) -> Mapping[str, int]:
+    return {user_version_key(tenant_key, user): version or GONE for user, version in versions.items()}

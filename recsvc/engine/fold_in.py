@@ -94,9 +94,10 @@ class FoldIn:
         for start in range(0, len(user_keys), _BATCH):
             histories = await self._states.histories(tenant_key, user_keys[start : start + _BATCH])
             states = await self._computed(tenant_key, model, histories)
+            versions = {state.user_key: state.version for state in states}
             # Only once caches know the version may the state count as folded: whoever finds it dirty announces again.
-            if await self._announcer.announce_users(tenant_key, {state.user_key: state.version for state in states}):
-                await self._states.store(tenant_key, model, states)
+            is_announced = await self._announcer.announce_users(tenant_key, versions)
+            await self._states.store(tenant_key, model, states, is_announced=is_announced)
             self._metrics.folds.labels(by).inc(len(states))
 
     async def _computed(

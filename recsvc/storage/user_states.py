@@ -126,8 +126,18 @@ class UserStateRepository:
             }
         )
 
-    async def store(self, tenant_key: TenantKey, model: ServingModel | None, states: Sequence[UserState]) -> None:
-        """Put states in place; a state older than the one in place changes nothing."""
+    async def store(
+        self,
+        tenant_key: TenantKey,
+        model: ServingModel | None,
+        states: Sequence[UserState],
+        *,
+        is_announced: bool = True,
+    ) -> None:
+        """Put states in place; a state older than the one in place changes nothing.
+
+        is_announced: whether caches know of the versions; else the states can be read but their users stay dirty.
+        """
         if not states:
             return
         documents = [
@@ -148,6 +158,7 @@ class UserStateRepository:
                 {
                     "tenant": tenant_key,
                     "model": model.model_key if model else None,
+                    "is_announced": is_announced,
                     "states": Jsonb(documents),
                     "vectors": [Vector(state.vector) if state.vector is not None else None for state in states],
                 },

@@ -30,7 +30,8 @@ SELECT item_key, fold_in_scale, vector FROM item_factors
 WHERE tenant_key = %(tenant)s AND shard = %(shard)s AND model_key = %(model)s AND item_key = ANY (%(items)s::bigint[]);
 
 -- store_states --
--- Put folded states in place, unless a later version was folded meanwhile; who has no later events is dirty no more.
+-- Put folded states in place, unless a later version was folded meanwhile; who has no later events is dirty no more. A state
+-- that caches have not heard of is there to be read, and does not count as folded.
 -- The rows are locked in the order of their keys, as those who record events lock them.
 WITH incoming AS (
     SELECT (j ->> 'user_key')::bigint AS user_key, (j ->> 'version')::bigint AS version,
@@ -47,7 +48,7 @@ WITH incoming AS (
     ORDER BY user_key FOR NO KEY UPDATE
 ), stored AS (
     UPDATE user_state s
-    SET folded_version = n.version, model_key = %(model)s, item_keys = n.item_keys, weights = n.weights,
+    SET folded_version = CASE WHEN %(is_announced)s THEN n.version ELSE s.folded_version END, model_key = %(model)s, item_keys = n.item_keys, weights = n.weights,
         ages = n.ages, seen_keys = n.seen_keys, vector = n.vector, fold_time = now()
     FROM held JOIN incoming n USING (user_key)
     WHERE s.tenant_key = %(tenant)s AND s.user_key = n.user_key AND s.folded_version <= n.version
