@@ -130,6 +130,11 @@ class AuthSettings(BaseModel):
         gt=0,
         description="How long a verified key is trusted without the database; 1 s while nothing is heard from Redis.",
     )
+    outage_ttl_s: float = Field(
+        600.0,
+        ge=0,
+        description="How long a verified key is trusted while PostgreSQL is away and Redis tells of no change.",
+    )
     cache_size: int = Field(10_000, ge=1, description="Verified keys remembered per process.")
     verification_threads: int = Field(2, ge=1, le=64, description="Threads that compute argon2id, at low priority.")
     verifications_waiting: int = Field(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -34,13 +35,17 @@ _USE_NOTED_EVERY = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class _Trusted:
-    """A key whose secret was verified. secret_hash: what it was verified against; until, looked_at: monotonic."""
+    """A key whose secret was verified. secret_hash: what it was verified against; the times are monotonic.
+
+    until: when it is to be looked at again, 0 for what was announced as changed; expires: when it is good no more.
+    """
 
     digest: bytes
     secret_hash: str
     principal: Principal
     looked_at: float
     until: float
+    expires: float
 
 
 class Authenticator:
@@ -147,7 +152,10 @@ class Authenticator:
 
     async def _looked_at_again(self, key_id: str, secret: str, trusted: _Trusted) -> Principal:
         forgotten = self._forgotten
-        stored = await self._keys.find(key_id)
+        try:
+            stored = await self._keys.find(key_id)
+        except (StorageUnavailable, DeadlinePassed):
+            return self._despite_outage(trusted)
         if stored is None or trusted.secret_hash not in _good_hashes(stored):
             self._drop(key_id, trusted.digest)
             # Refused at the price of any other wrong secret.
@@ -160,7 +168,10 @@ class Authenticator:
 
     async def _looked_at(self, key_id: str) -> Principal:
         forgotten = self._forgotten
-        stored = await self._keys.find(key_id)
+        try:
+            stored = await self._keys.find(key_id)
+        except (StorageUnavailable, DeadlinePassed):
+            return self._despite_outage(self._known(key_id, _VOUCHED))
         if stored is None or not _good_hashes(stored):
             self._drop(key_id, _VOUCHED)
             raise CredentialsInvalid
@@ -168,6 +179,17 @@ class Authenticator:
         if self._forgotten == forgotten:
             self._remember(key_id, trusted)
         await self._note_use(stored)
+        return trusted.principal
+
+    def _despite_outage(self, trusted: _Trusted | None) -> Principal:
+        """Trust a key for another while: without the database nobody can change it, and a change before would have been
+        heard of. Raises StorageUnavailable when that is not sure, or has been so for too long."""
+        now = time.monotonic()
+        if trusted is None or not trusted.until or not self._is_heard():
+            raise StorageUnavailable
+        if now >= min(trusted.expires, trusted.looked_at + self._settings.outage_ttl_s):
+            raise StorageUnavailable
+        trusted.until = min(trusted.expires, now + _UNHEARD_S)
         return trusted.principal
 
     async def _note_use(self, stored: StoredKey) -> None:
@@ -182,9 +204,9 @@ class Authenticator:
         ends = [stored.key.expire_time]
         if secret_hash == stored.previous_secret_hash:
             ends.append(stored.previous_expire_time)
-        lives = [self._settings.cache_ttl_s, *((end - moment).total_seconds() for end in ends if end is not None)]
+        expires = min((now + (end - moment).total_seconds() for end in ends if end is not None), default=math.inf)
         principal = Principal(stored.tenant_key, stored.tenant_id, stored.key.key_id, stored.key.scopes)
-        return _Trusted(digest, secret_hash, principal, now, now + min(lives))
+        return _Trusted(digest, secret_hash, principal, now, min(expires, now + self._settings.cache_ttl_s), expires)
 
     def _remember(self, key_id: str, trusted: _Trusted) -> None:
         self._drop(key_id, trusted.digest)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from recsvc.domain.errors import CredentialsInvalid, Overloaded
+from recsvc.domain.errors import CredentialsInvalid, Overloaded, StorageUnavailable
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope
 from recsvc.rpc.authentication import Authenticator
@@ -46,9 +46,12 @@ class Keys:
     stored: dict[str, StoredKey] = field(default_factory=dict)
     looked_at: int = 0
     noted: list[str] = field(default_factory=list)
+    is_away: bool = False
 
     async def find(self, key_id: str) -> StoredKey | None:
         self.looked_at += 1
+        if self.is_away:
+            raise StorageUnavailable
         return self.stored.get(key_id)
 
     async def note_use(self, key_id: str, at_most_every: timedelta) -> None:
@@ -217,6 +220,43 @@ async def test_while_changes_are_unheard_of_a_revocation_holds_after_a_second(do
     assert await door.enters(fresh.text)
     await asyncio.sleep(1.05)
     assert not await door.enters(fresh.text)
+
+
+IMPATIENT = CHEAP.model_copy(update={"cache_ttl_s": 0.05, "outage_ttl_s": 0.3})
+
+
+async def test_while_storage_is_away_a_trusted_key_is_good_for_a_bounded_time() -> None:
+    door = Door(settings=IMPATIENT)
+    fresh = await door.hasher.make()
+    door.keys.add(fresh)
+    await door.enters(fresh.text)
+    door.keys.is_away = True
+    await asyncio.sleep(0.1)
+    assert await door.enters(fresh.text)
+    looked_at = door.keys.looked_at
+    assert await door.enters(fresh.text)
+    assert door.keys.looked_at == looked_at
+    await asyncio.sleep(1.05)
+    with pytest.raises(StorageUnavailable):
+        await door.authenticator.authenticate(fresh.text)
+
+
+@pytest.mark.parametrize("doubt", ["announced", "gap", "unheard", "expired"])
+async def test_while_storage_is_away_a_key_in_doubt_is_not_good(doubt: str) -> None:
+    door = Door(settings=IMPATIENT)
+    fresh = await door.hasher.make()
+    door.keys.add(fresh, expire_time=datetime.now(UTC) + timedelta(seconds=0.09) if doubt == "expired" else None)
+    await door.enters(fresh.text)
+    door.keys.is_away = True
+    if doubt == "announced":
+        door.authenticator.forget(fresh.key_id)
+    elif doubt == "gap":
+        door.authenticator.forget_all()
+    elif doubt == "unheard":
+        door.is_heard = False
+    await asyncio.sleep(0.1)
+    with pytest.raises(StorageUnavailable):
+        await door.authenticator.authenticate(fresh.text)
 
 
 async def test_both_secrets_of_a_rotated_key_are_remembered_until_the_overlap_ends(door: Door) -> None:
