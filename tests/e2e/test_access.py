@@ -130,6 +130,21 @@ async def test_no_key_gives_more_than_it_has(api: Api) -> None:
     assert (unknown.code, *unknown.fields) == ("INVALID_ARGUMENT", "scopes[0]")
 
 
+async def test_a_key_of_the_service_is_out_of_reach_for_one_of_the_tenant(
+    service: Service, api: Api, new_tenant: Tenant
+) -> None:
+    mighty = await new_key(service.storage, new_tenant.tenant_id, "", frozenset(Scope))
+    key_id = mighty.key.key_id
+    for attempt in (
+        api.admin.RotateApiKey(admin_pb.RotateApiKeyRequest(key_id=key_id)),
+        api.admin.RevokeApiKey(admin_pb.RevokeApiKeyRequest(key_id=key_id)),
+    ):
+        failed = await failure(attempt)
+        assert (failed.code, failed.metadata) == ("PERMISSION_DENIED", {"scope": "admin:service"})
+    async with Api.connected(service.port, mighty.secret) as owner:
+        await owner.admin.RotateApiKey(admin_pb.RotateApiKeyRequest(key_id=key_id))
+
+
 async def test_tenants_are_made_changed_and_deleted_by_a_service_key(service: Service, new_tenant: Tenant) -> None:
     key = await new_key(service.storage, new_tenant.tenant_id, "", frozenset(Scope))
     name = f"shop-{id(key)}"

@@ -119,6 +119,7 @@ class AdminServicer(TrainingMethods):
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Context) -> pb.RotateApiKeyResponse:
         if not request.key_id.isalnum():
             raise ApiKeyNotFound(request.key_id)
+        await self._check_rank(request.key_id)
         overlap = span(request.overlap) if request.HasField("overlap") else KEY_ROTATION_OVERLAP
         fresh = await self._hasher.make(request.key_id)
         stored = await self._keys.rotate(
@@ -132,9 +133,18 @@ class AdminServicer(TrainingMethods):
         return pb.RotateApiKeyResponse(api_key=convert.api_key_proto(stored), secret=fresh.text)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
+        await self._check_rank(request.key_id)
         stored = await self._keys.revoke(calls.tenant(), request.key_id, audit=calls.audit(request.key_id))
         self._authenticator.forget(request.key_id)
         return pb.RevokeApiKeyResponse(api_key=convert.api_key_proto(stored))
+
+    async def _check_rank(self, key_id: str) -> None:
+        """Whoever rotates a key gets its secret: none may do so with a key of more power. Raises ScopeMissing."""
+        stored = await self._keys.find(key_id)
+        if stored is None or stored.tenant_key != calls.tenant():
+            return  # of other tenants' keys nothing is told, not even this
+        if Scope.ADMIN_SERVICE in stored.key.scopes and Scope.ADMIN_SERVICE not in calls.principal().scopes:
+            raise ScopeMissing(Scope.ADMIN_SERVICE)
 
     async def CreateWebhook(self, request: pb.CreateWebhookRequest, context: Context) -> pb.CreateWebhookResponse:
         raise NotImplementedYet("CreateWebhook")
