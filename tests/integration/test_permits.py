@@ -129,6 +129,15 @@ async def test_processes_together_keep_to_the_rate_within_their_leases(client: R
     assert sum(counts) >= 200 + 500 * elapsed * 0.5 - lease * len(processes)
 
 
+async def test_a_process_that_stops_calling_keeps_little_from_the_others(client: RedisClient) -> None:
+    quota, name = Quota(100.0, 100), a_name()
+    one, other = Permits(client), Permits(client)
+    for _ in range(20):
+        assert await one.take([one.bucket(name, quota)], 1) is None
+    # A tenth of the burst at most is with the first one.
+    assert await admitted(other, [other.bucket(name, quota)], 100) >= 70
+
+
 async def test_most_calls_within_a_generous_rate_ask_nobody(client: RedisClient) -> None:
     class Counting(RedisClient):
         questions = 0

@@ -50,3 +50,9 @@ def test_a_raised_quota_does_not_wait_for_what_was_taken_under_the_old_one() -> 
 
 def test_the_share_of_a_key_is_never_nothing() -> None:
     assert Quota(10.0, 10).share(0.01).burst == 1
+
+
+def test_rounding_takes_no_permit_away() -> None:
+    quota = Quota(10.0, 1)
+    # In floats 0.2 + 0.1 is more than 0.3.
+    assert available(taken(0.0, 0.2, quota, 1), 0.3, quota) == 1
