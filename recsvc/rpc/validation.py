@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import protovalidate
@@ -18,10 +19,13 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from recsvc.domain.errors import FieldViolation, InvalidFields
+from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
 from recsvc.rpc.methods import per_element_field
 
 _MAX_VIOLATIONS = 20
+# After so many each further element of a batch is told of one violation only.
+_MAX_TOLD_OF_ELEMENTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,55 @@ class RequestValidator:
         self._rules = protovalidate.Validator()
 
     def examine(self, message: Message) -> Findings:
-        """Everything that is wrong with a message."""
+        """Everything that is wrong with a message, but of one that is wrong all over only the beginning.
+
+        To tell of a violation costs more than to check hundreds of fields: a few megabytes of wrong elements only would
+        hold the event loop for minutes.
+        """
         findings = Findings()
         element_field = per_element_field(message.DESCRIPTOR)
-        for violation in self._rules.collect_violations(message):
-            elements = violation.proto.field.elements if violation.proto.field else ()
-            description = violation.proto.message or violation.proto.rule_id
-            self._sort_in(findings, element_field, _path(elements), description)
+        if self._rules.collect_violations(message, fail_fast=True):
+            # Fields with too many elements first: what is in those is not looked at.
+            findings.violations.extend(islice(_oversized(message, "", element_field), _MAX_VIOLATIONS))
+            if findings.violations:
+                return findings
+            self._find(message, element_field, findings)
         for path, struct, limits in _structs(message, ""):
             for at, description in _struct_violations(struct, limits, path):
                 self._sort_in(findings, element_field, at, description)
         return findings
+
+    def _find(self, message: Message, element_field: str | None, findings: Findings) -> None:
+        elements = getattr(message, element_field) if element_field is not None else ()
+        if not elements or not isinstance(elements[0], Message):
+            for path, description in self._violations(message, ""):
+                self._sort_in(findings, element_field, path, description)
+            return
+        told = 0
+        for index, element in enumerate(elements):
+            at = f"{element_field}[{index}]."
+            found = [(each.field, each.description) for each in islice(_oversized(element, at, None), _MAX_VIOLATIONS)]
+            found = found or self._violations(element, at, fail_fast=told >= _MAX_TOLD_OF_ELEMENTS)
+            told += len(found)
+            for path, description in found:
+                self._sort_in(findings, element_field, path, description)
+        alone = type(message)()
+        alone.CopyFrom(message)
+        alone.ClearField(element_field)
+        for path, description in self._violations(alone, ""):
+            # That there are no elements is not so.
+            if path != element_field:
+                self._sort_in(findings, element_field, path, description)
+
+    def _violations(self, message: Message, prefix: str, *, fail_fast: bool = False) -> list[tuple[str, str]]:
+        """Paths and descriptions of all that breaks a rule."""
+        return [
+            (
+                prefix + _path(violation.proto.field.elements if violation.proto.field else ()),
+                violation.proto.message or violation.proto.rule_id,
+            )
+            for violation in self._rules.collect_violations(message, fail_fast=fail_fast)
+        ]
 
     def check(self, message: Message) -> dict[int, list[FieldViolation]]:
         """Raise InvalidFields for what is wrong with the message; return what is wrong with single elements."""
@@ -78,6 +120,49 @@ def _path(elements: Any) -> str:
             name = f"{name}[{key}]"
         parts.append(name)
     return ".".join(parts)
+
+
+class _RepeatedField(NamedTuple):
+    """A field with a bound on its elements (0 for none), or one that leads to such fields."""
+
+    name: str
+    max_items: int
+    is_repeated: bool
+    is_map: bool
+    leads_on: bool
+
+
+@cache
+def _repeated_plan(descriptor: Descriptor) -> tuple[_RepeatedField, ...]:
+    plan: list[_RepeatedField] = []
+    for candidate in descriptor.fields:
+        rules = candidate.GetOptions().Extensions[validate_pb2.field]
+        inner = candidate.message_type
+        is_map = False
+        if inner is not None and inner.GetOptions().map_entry:
+            is_map = True
+            inner = inner.fields_by_name["value"].message_type
+        max_items = int(rules.map.max_pairs if is_map else rules.repeated.max_items)
+        leads_on = inner is not None and inner.file.package == "recsvc.v1" and bool(_repeated_plan(inner))
+        if max_items or leads_on:
+            plan.append(_RepeatedField(candidate.name, max_items, candidate.is_repeated, is_map, leads_on))
+    return tuple(plan)
+
+
+def _oversized(message: Message, prefix: str, unopened: str | None) -> Iterator[FieldViolation]:
+    """The fields that have more elements than they may; what is in `unopened` is not looked at."""
+    for name, max_items, is_repeated, is_map, leads_on in _repeated_plan(message.DESCRIPTOR):
+        if not is_repeated:
+            if message.HasField(name):
+                yield from _oversized(getattr(message, name), f"{prefix}{name}.", None)
+            continue
+        elements = getattr(message, name)
+        if max_items and len(elements) > max_items:
+            yield FieldViolation(prefix + name, f"must contain no more than {max_items} item(s)")
+        elif leads_on and name != unopened:
+            entries = ((f'"{key}"', elements[key]) for key in elements) if is_map else enumerate(elements)
+            for key, element in entries:
+                yield from _oversized(element, f"{prefix}{name}[{key}].", None)
 
 
 class _StructField(NamedTuple):
@@ -134,11 +219,15 @@ def _struct_violations(struct: Struct, limits: options_pb2.StructLimits, path: s
             return
         for key, value in node.fields.items():
             keys += 1
+            if keys > limits.max_keys:
+                return
             if not key or "\x00" in key:
                 found.append((at, "keys must not be empty or contain the character NUL"))
             walk_value(value, f"{at}.{key}", depth)
 
     def walk_value(value: Value, at: str, depth: int) -> None:
+        if len(found) >= _MAX_VIOLATIONS:
+            return
         match value.WhichOneof("kind"):
             case "number_value" if not math.isfinite(value.number_value):
                 found.append((at, "must be finite"))

@@ -80,3 +80,60 @@ def test_no_bytes_break_the_validator(data: bytes) -> None:
     except Exception:
         return
     _VALIDATOR.examine(catalog_service_pb2.Item(item_id="a", attributes=message))
+
+
+# Messages that are wrong all over: telling of every violation took minutes, in which the server answered nobody.
+
+
+def _batch_of(element: catalog_service_pb2.Item, count: int) -> catalog_service_pb2.BatchUpsertItemsRequest:
+    return catalog_service_pb2.BatchUpsertItemsRequest(items=[element] * count)
+
+
+@pytest.mark.timeout(20)
+def test_a_batch_of_millions_is_refused_without_a_look_at_its_elements() -> None:
+    events = [ingestion_service_pb2.Event()] * 2_000_000
+    with pytest.raises(InvalidFields) as raised:
+        _VALIDATOR.check(ingestion_service_pb2.BatchRecordEventsRequest(events=events))
+    assert [violation.field for violation in raised.value.fields] == ["events"]
+
+
+@pytest.mark.timeout(20)
+def test_a_list_of_wrong_ids_that_is_too_long_is_told_of_its_length_only() -> None:
+    request = recommendation_service_pb2.RecommendRequest(exclude_item_ids=[""] * 500_000)
+    with pytest.raises(InvalidFields) as raised:
+        _VALIDATOR.check(request)
+    assert [(violation.field, violation.description) for violation in raised.value.fields] == [
+        ("exclude_item_ids", "must contain no more than 1000 item(s)")
+    ]
+
+
+@pytest.mark.timeout(20)
+def test_every_element_of_a_batch_that_is_wrong_all_over_is_told_something() -> None:
+    element = catalog_service_pb2.Item(categories=[""] * 100, tags=[""] * 100)
+    found = _VALIDATOR.check(_batch_of(element, 1000))
+    assert sorted(found) == list(range(1000))
+    assert all(found.values())
+    assert sum(len(wrong) for wrong in found.values()) < 3000
+
+
+@pytest.mark.timeout(20)
+def test_an_element_with_too_long_a_list_never_fails_its_neighbours() -> None:
+    batch = _batch_of(catalog_service_pb2.Item(item_id="a", categories=[""] * 4000), 900)
+    batch.items[3].ClearField("categories")
+    found = _VALIDATOR.check(batch)
+    assert len(found) == 899
+    assert [violation.field for violation in found[0]] == ["items[0].categories"]
+
+
+def test_what_is_wrong_beside_the_elements_is_told_too() -> None:
+    request = ingestion_service_pb2.StreamEventsRequest(sequence=-1, events=[ingestion_service_pb2.Event()])
+    with pytest.raises(InvalidFields) as raised:
+        _VALIDATOR.check(request)
+    assert [violation.field for violation in raised.value.fields] == ["sequence"]
+
+
+def test_a_struct_with_too_many_keys_is_told_so() -> None:
+    item = catalog_service_pb2.Item(item_id="a")
+    item.attributes.update({str(number): number for number in range(65)})
+    found = _VALIDATOR.check(_batch_of(item, 1))
+    assert [violation.field for violation in found[0]] == ["items[0].attributes"]
