@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from psycopg import sql
@@ -27,6 +27,10 @@ NO_MODEL = ServingModel(ModelKey(0), "", 1, 0, {}, {})
 _MIN_EF_SEARCH, _MAX_EF_SEARCH = 40, 1000
 
 
+Trend = Literal["trend_day", "trend_week"]
+"""The counter that trending items are ordered by: its name is the column's."""
+
+
 @dataclass(frozen=True, slots=True)
 class CandidateQuestion:
     """For whom, from which sources how many, and what they must be like. A limit of 0 leaves a source out.
@@ -42,7 +46,7 @@ class CandidateQuestion:
     history_items: int = 1000
     neighbors_per_item: int = 300
     score_neighbors: bool = False
-    trend: str = "trend_day"
+    trend: Trend = "trend_day"
     include_seen: bool = False
     excluded: tuple[ItemId, ...] = ()
     given: tuple[ItemId, ...] = ()

@@ -259,3 +259,10 @@ async def test_names_in_settings_and_keys_follow_the_rules(api: Api) -> None:
         api.ingestion.UpdateEventType(ingestion_pb.UpdateEventTypeRequest(event_type=kind, allow_missing=True))
     )
     assert (refused.code, *refused.fields) == ("INVALID_ARGUMENT", "event_type.event_type")
+
+
+async def test_a_mask_in_settings_that_names_no_field_of_items_is_refused(api: Api) -> None:
+    settings = admin_pb.TenantSettings(defaults={"item_mask": {"paths": ["no such field"]}})
+    request = admin_pb.UpdateTenantRequest(tenant=admin_pb.Tenant(tenant_id=await _own_id(api), settings=settings))
+    refused = await failure(api.admin.UpdateTenant(request))
+    assert (refused.code, *refused.fields) == ("INVALID_ARGUMENT", "tenant.settings.defaults.item_mask")
