@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AUDIT := .venv-audit
 
-.PHONY: help run test chaos check protos bench lock format clean
+.PHONY: help run test chaos check audit protos bench lock format clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +37,14 @@ check: $(READY) ## Lint, types, layers, known weaknesses, protos.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf lint
 	$(BIN)/python protos/generate.py --check
 
+$(AUDIT)/.ready: requirements-audit.lock
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --require-hashes -r requirements-audit.lock
+	@touch $@
+
+audit: $(READY) $(AUDIT)/.ready ## Vulnerabilities, licences and the bill of materials of what runs.
+	$(AUDIT)/bin/python .ci/audit.py $(AUDIT_ARGS)
+
 protos: $(READY) ## Generate recsvc/gen from protos/, offline.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf format -w --path protos/recsvc
 	$(BIN)/python protos/generate.py
@@ -53,7 +62,9 @@ lock: ## Pin the versions that pyproject.toml allows, with hashes.
 	  --generate-hashes --no-header --no-emit-index-url -o requirements.lock
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra embedded --extra plots --extra dev -c requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --group pyproject.toml:audit --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-emit-index-url -o requirements-audit.lock
 
 clean: ## Remove what was installed and built, and the data under ./.data.
 	-$(BIN)/recsvc stop
-	rm -rf $(VENV) .data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) .data build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
