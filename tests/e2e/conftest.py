@@ -12,6 +12,7 @@ from recsvc.domain.ids import TenantId
 from recsvc.domain.tenancy import Scope, TenantSettings
 from tests.api import Api
 from tests.cinema import open_cinema, train
+from tests.envoy import Envoy, running_envoy
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +26,10 @@ async def standing_cinema(service: Service, request: pytest.FixtureRequest) -> A
         await train(api)
         yield api
     await service.storage.tenants.delete(tenant_id)
+
+
+@pytest.fixture(scope="session")
+async def envoy(service: Service) -> AsyncIterator[Envoy]:
+    """Envoy in front of the service; pages of https://shop.example may call."""
+    async with running_envoy(service.port, cors_origins=("https://shop.example",)) as running:
+        yield running
