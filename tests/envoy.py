@@ -44,6 +44,11 @@ class Envoy:
     log_path: Path
     tls: ssl.SSLContext | None = None
 
+    @property
+    def url(self) -> str:
+        """Where it is called, without a path."""
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
     async def call(
         self, method: str, path: str, body: object = None, key: str = "", headers: Mapping[str, str] | None = None
     ) -> Answer:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -13,6 +16,8 @@ from recsvc.rpc.server import FILES
 from tests.envoy import Envoy, running_envoy
 from tests.unit.test_http_paths import bindings
 from tests.upstream import listening_upstream
+
+_GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "browsers.md").read_text(encoding="utf-8")
 
 
 def lines(body: bytes) -> list[Any]:
@@ -154,6 +159,17 @@ async def test_a_stream_that_fails_says_so_in_its_last_line(envoy: Envoy, key: s
     answer = await envoy.call("GET", f"/v1/items:export?filter={quote('nope = 1')}", key=key)
     status = lines(answer.body)[-1]
     assert (answer.status, status["code"], status["details"][0]["reason"]) == (200, 3, "INVALID_FILTER")
+
+
+@pytest.mark.parametrize("command", re.findall(r"^```sh\n(curl .*?)^```$", _GUIDE, re.MULTILINE | re.DOTALL))
+async def test_a_command_of_the_guide_works(envoy: Envoy, key: str, command: str) -> None:
+    await envoy.call("POST", "/v1/items", {"item_id": "1", "item_type": "film", "title": "Alien"}, key)
+    await envoy.call("POST", "/v1/events", {"event_type": "view", "user_id": "u", "item_id": "1"}, key)
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", command, env={**os.environ, "ENVOY": envoy.url, "KEY": key}, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert "Alien" in out.decode()
 
 
 async def test_every_path_leads_to_its_method() -> None:
