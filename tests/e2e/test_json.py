@@ -14,7 +14,7 @@ import pytest
 
 from recsvc.rpc.server import FILES
 from tests.envoy import Envoy, running_envoy
-from tests.unit.test_http_paths import bindings
+from tests.http_paths import bindings
 from tests.upstream import listening_upstream
 
 _GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "browsers.md").read_text(encoding="utf-8")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from google.api import annotations_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from recsvc.rpc.server import FILES
+from tests.http_paths import bindings
 
 METHODS = {
     method.full_name.removeprefix("recsvc.v1."): method
@@ -18,14 +17,6 @@ METHODS = {
     for method in service.methods
 }
 each_method = pytest.mark.parametrize("name", METHODS)
-
-
-def bindings(method: MethodDescriptor) -> Iterator[tuple[str, str, str]]:
-    """Verb, path and body of each rule of a method."""
-    rule = method.GetOptions().Extensions[annotations_pb2.http]
-    for binding in (rule, *rule.additional_bindings):
-        verb = binding.WhichOneof("pattern")
-        yield (verb, getattr(binding, verb), binding.body) if verb else ("", "", "")
 
 
 def field_at(message: Descriptor, path: str) -> FieldDescriptor:
