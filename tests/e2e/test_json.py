@@ -103,6 +103,13 @@ async def test_a_wrong_key_gets_401(envoy: Envoy) -> None:
     assert failed.json()["details"][0]["reason"] == "CREDENTIALS_INVALID"
 
 
+async def test_a_taken_id_gets_409(envoy: Envoy, key: str) -> None:
+    # Names in camelCase are taken too.
+    assert (await envoy.call("POST", "/v1/items", {"itemId": "1", "itemType": "film"}, key)).status == 200
+    failed = await envoy.call("POST", "/v1/items", {"item_id": "1"}, key)
+    assert (failed.status, failed.json()["code"]) == (409, 6)
+
+
 @pytest.mark.parametrize("path", ["/v1/nope", "/v2/items", "/", "/recsvc.v1.CatalogService/ListItems"])
 async def test_an_unknown_path_gets_404_as_json(envoy: Envoy, key: str, path: str) -> None:
     failed = await envoy.call("POST", path, {}, key)
