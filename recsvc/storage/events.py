@@ -6,6 +6,7 @@ is the same. What it promises: when it returns, every event that it calls record
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -50,6 +51,8 @@ _EXPORT_TIMEOUT_S = 3600.0
 # One for the month, and some for items and users that others delete, merge and create again meanwhile.
 _ATTEMPTS = 6
 _EXPORT_CHUNK = 1000
+# So many are judged before others have their turn: the most hostile of them take a millisecond each.
+_JUDGED_AT_ONCE = 50
 
 Outcome = Recorded | DomainError
 _Unique = Mapping[EventId, Event]
@@ -89,7 +92,7 @@ class EventRepository:
         one outcome per event, in order: Recorded, or the error that refused it (EventTypeUnknown, ItemNotFound,
         InvalidField). Caches know of the change before this returns.
         """
-        judged = [_judged(event) for event in events]
+        judged = await _judged(events)
         good = [event for event in judged if isinstance(event, Event)]
         if not good:
             return [error for error in judged if isinstance(error, DomainError)]
@@ -163,12 +166,17 @@ class EventRepository:
             )
 
 
-def _judged(event: Event) -> Event | DomainError:
-    """The event as it is to be stored, or what is wrong with it."""
-    try:
-        return clean_event(event)
-    except DomainError as error:
-        return error
+async def _judged(events: Sequence[Event]) -> list[Event | DomainError]:
+    """Each event as it is to be stored, or what is wrong with it."""
+    judged: list[Event | DomainError] = []
+    for position, event in enumerate(events, start=1):
+        try:
+            judged.append(clean_event(event))
+        except DomainError as error:
+            judged.append(error)
+        if position % _JUDGED_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return judged
 
 
 def _outcomes(judged: Sequence[Event | DomainError], not_stored: Mapping[str, DomainError | None]) -> list[Outcome]:

@@ -69,6 +69,7 @@ def test_an_escaped_text_reads_as_the_text_that_was_sent(text: str):
         ("<p>One &amp; two</p><p>three<br>four</p>", "One & two\nthree\nfour"),
         ("&lt;script&gt;steal()&lt;/script&gt;<i>Solaris</i>", "Solaris"),
         ("<\u200bscript>steal()</script>Solaris", "Solaris"),
+        ("<b>Sol&#x202e;a&#x200b;ris</b>", "Solaris"),
         ("1 < 2 & 3 > 2, I <3 it", "1 < 2 & 3 > 2, I <3 it"),
         ("Tom &amp; Jerry", "Tom &amp; Jerry"),
     ],

@@ -70,7 +70,9 @@ Global___AttributeType: _TypeAlias = AttributeType  # noqa: Y015
 
 @_typing.final
 class Item(_message.Message):
-    """One thing that can be recommended."""
+    """One thing that can be recommended. Its texts are stored in Unicode normal form C, without control and invisible
+    characters, and with HTML as the tenant's `settings.text` say; an answer carries them as they are stored.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -90,7 +92,9 @@ class Item(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
-    """The caller's id, unique in the tenant across types. 1–128 characters, no control characters. Required."""
+    """The caller's id, unique in the tenant across types. 1–128 characters in NFC, none of them a control character or
+    invisible; compared byte by byte. Required.
+    """
     item_type: _builtins.str
     """What kind of thing it is (product, article, video, …), for filters. At most 128 characters. Default ""."""
     title: _builtins.str

@@ -41,8 +41,9 @@ class Event(_message.Message):
     PROPERTIES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """Idempotency key, the caller's own, unique in the tenant. At most 128 characters. Default: the service makes one,
-    and a repetition then counts twice.
+    """Idempotency key, the caller's own, unique in the tenant. At most 128 characters; it, the other ids and the keys of
+    context and properties are in NFC, none of them with a control or invisible character. Default: the service makes
+    one, and a repetition then counts twice.
     """
     event_type: _builtins.str
     """One of the tenant's event types (view, click, like, add_to_cart, purchase, rate, dislike, impression, …). Required."""

@@ -34,7 +34,9 @@ class User(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The caller's id, unique in the tenant. 1–128 characters, no control characters. Required."""
+    """The caller's id, unique in the tenant. 1–128 characters in NFC, none of them a control character or invisible;
+    compared byte by byte. Required.
+    """
     @_builtins.property
     def attributes(self) -> _struct_pb2.Struct:
         """Free attributes: at most 64 keys, 3 levels and 16 KiB."""
