@@ -178,6 +178,16 @@ async def test_entries_can_be_neither_changed_nor_deleted(
     assert len(await entries_of(service.storage, new_tenant)) == 1
 
 
+async def test_requests_are_granted_no_more_than_to_add_and_read(service: Service) -> None:
+    kinds = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
+    async with service.storage.database.connection() as connection:
+        cursor = await connection.execute(
+            b"SELECT kind FROM unnest(%s::text[]) AS kind WHERE has_table_privilege('recsvc_app', 'audit_log', kind)",
+            [list(kinds)],
+        )
+        assert {row["kind"] for row in await cursor.fetchall()} == {"SELECT", "INSERT"}
+
+
 async def test_a_tenant_can_neither_read_nor_write_entries_of_another(
     service: Service, api: Api, new_tenant: Tenant
 ) -> None:
