@@ -157,7 +157,7 @@ class _Passage:
         for stage in reversed(self._stages[: self._entered]):
             try:
                 await stage.leave(self._call, refused)
-            except DomainError as failed:
+            except Exception as failed:
                 # What its caller was to be told is not so.
                 refused = refused or refusal(self._call, failed)
         if refused is not None:

@@ -64,7 +64,7 @@ async def test_what_is_beyond_every_methods_size_is_refused_by_the_transport(api
 @pytest.mark.parametrize("encoded", [b"\xff", b"\x0a\x05abc", b"\x0a\x02\xc3\x28"])
 async def test_what_is_no_message_is_told_so(api: Api, encoded: bytes) -> None:
     failed = await failure(api.channel.unary_unary(_GET)(encoded))
-    assert (failed.code, *failed.fields) == ("INVALID_ARGUMENT", "request")
+    assert (failed.code, failed.reason, failed.fields) == ("INVALID_ARGUMENT", "INVALID_FIELD", {})
 
 
 async def test_without_a_key_nobody_learns_of_sizes(service: Service) -> None:

@@ -34,6 +34,8 @@ _HANDED_ON = {
     ("storage/database.py", "_as_query(query)"): "the statements of execute and fetch_all, each of which is read here",
     ("storage/database.py", "setting"): "composed by the callers, each of which is read here",
     ("storage/database.py", "query"): "the same, within fetch_one",
+    ("storage/database.py", "enter"): "one of two constants of this module",
+    ("storage/api_keys.py", "statement"): "a block, given by rotate and revoke",
     ("storage/listing.py", "statement"): "a block, given by the callers of fetch_page, each of which is read here",
     ("storage/statements.py", "statement"): "compose itself; its callers are read here",
     ("storage/migrator.py", "migration.script.encode()"): "a file of this package, checked against its checksum",
@@ -205,7 +207,11 @@ _READ = re.compile(
 _INSERTED = re.compile(rf"\bINSERT INTO (?P<table>{'|'.join(_TENANT_TABLES)})\b(?: AS \w+)?\s*\((?P<columns>[^)]*)\)")
 _OVER_ALL_TENANTS = {
     "api_keys.find_key": "authentication: the key tells the tenant",
-    "api_keys.touch_key": "authentication, by the key's own id",
+    "api_keys.insert_bootstrap_key": "administration, by the tenant's id",
+    "api_keys.note_use": "authentication, by the key's own id",
+    "audit_log.append_entry": "of the tenant that acted, and of the service where there is none",
+    "audit_log.delete_old_entries": "a worker deletes what is old, of all tenants at once",
+    "audit_log.list_entries": "administration: of one tenant or of all",
     "content.tenants_with_due_items": "a worker asks whose turn it is",
     "item_counters.count_signals": "a worker adds up what waits, of all tenants at once",
     "tenants.create_tenant": "administration, by the tenant's id",

@@ -70,7 +70,10 @@ def is_audited(method: str, scope: str) -> bool:
 
 def targets_of(request: Message | None) -> list[str]:
     """The ids that a request names, cut to the longest that an id may be."""
-    return [redacted(value)[:MAX_ID_LENGTH] for value in _ids(request)] if request is not None else []
+    if request is None:
+        return []
+    # PostgreSQL has no way to store a NUL.
+    return [redacted(value)[:MAX_ID_LENGTH].replace("\x00", "\ufffd") for value in _ids(request)]
 
 
 def _ids(message: Message) -> Iterator[str]:
