@@ -25,9 +25,9 @@ _CONNECTIONS = 150 * ROUNDS
 _AT_ONCE = 10
 _ANSWER_S = 0.2
 _HEALTH_S = 5.0
-# Allocators give memory back in their own time; what grows with what was sent would be far more, since the
-# connections send many times as much.
-_GROWTH_MIB = 24
+# The allocator's own share, which levels off (measured: 20 to 40 MiB); what were kept of each connection would pass it.
+_GROWTH_MIB = 64
+_HUGE_HEADER = wire.opening() + wire.a_call(extra=[(b"x-huge", b"h" * 200_000)])
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,8 @@ async def _send(port: int, sent: bytes) -> bytes:
             await writer.drain()
             while part := await reader.read(65_536):
                 received += part
-    writer.close()
-    with suppress(ConnectionError, TimeoutError):
-        await asyncio.wait_for(writer.wait_closed(), _ANSWER_S)
+    # close() would first wait until the other side has taken what it never will.
+    writer.transport.abort()
     return received
 
 
@@ -121,4 +120,14 @@ async def test_whatever_bytes_come_the_server_answers_others_and_keeps_nothing(
     inputs["connections"] += 100 + _CONNECTIONS
     print(f"{_CONNECTIONS} connections sent {sent / 2**20:.1f} MiB; the server grew by {growth:.1f} MiB")
     assert server.is_alive
+    assert growth < _GROWTH_MIB
+
+
+async def test_refused_headers_are_not_held_until_the_garbage_collector_gets_round_to_it(server: ServerProcess) -> None:
+    """A few objects each, so that no count of objects tells of the 200 KB that hang on them."""
+    before = _resident_mib(server)
+    for _ in range(25):
+        await asyncio.gather(*(_send(server.port, _HUGE_HEADER) for _ in range(2 * _AT_ONCE)))
+    growth = _resident_mib(server) - before
+    print(f"{500 * len(_HUGE_HEADER) / 2**20:.0f} MiB of headers; the server grew by {growth:.1f} MiB")
     assert growth < _GROWTH_MIB
