@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -27,6 +28,7 @@ from recsvc.settings import ServerSettings
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _OURS = "/recsvc.v1."
+_READ_AWAY, _READ_AWAY_S = 100, 0.1
 
 
 class Stage(Protocol):
@@ -116,7 +118,7 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         async def answer(messages: AsyncIterator[Received], context: Context) -> AsyncIterator[Any]:
             call = calls.current()
             call.cost = 0
-            async with _Passage(self._stages, call, context):
+            async with _Passage(self._stages, call, context, messages):
                 async for response in behavior(bounded(messages, call, self._settings), context):
                     yield response
 
@@ -131,13 +133,17 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 class _Passage:
     """Enters the stages in order, sends the headers, and leaves in reverse; a failed call ends with its status."""
 
-    __slots__ = ("_call", "_context", "_entered", "_stages")
+    __slots__ = ("_call", "_context", "_entered", "_stages", "_unread")
 
-    def __init__(self, stages: Sequence[Stage], call: Call, context: Context) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], call: Call, context: Context, unread: AsyncIterator[Received] | None = None
+    ) -> None:
+        """unread: the stream of requests."""
         self._stages = stages
         self._call = call
         self._context = context
         self._entered = 0
+        self._unread = unread
 
     async def __aenter__(self) -> None:
         try:
@@ -146,6 +152,8 @@ class _Passage:
                 self._entered += 1
             await send_headers(self._call, self._context)
         except BaseException as error:
+            if self._unread is not None and isinstance(error, DomainError):
+                await _read_away(self._unread)
             await self._leave(error)
             raise
 
@@ -164,3 +172,15 @@ class _Passage:
             if not self._call.are_headers_sent:
                 await send_headers(self._call, self._context)
             await abort(self._context, refused)
+
+
+async def _read_away(messages: AsyncIterator[Received]) -> None:
+    """Take what a refused stream has sent, or sends at once.
+
+    grpc.aio tells a client whose writing is cut off of an internal error, and not why the stream was refused.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_READ_AWAY_S):
+            for _ in range(_READ_AWAY):
+                if await anext(messages, None) is None:
+                    return
