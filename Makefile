@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := .venv-audit
 
-.PHONY: help run test chaos check audit protos bench lock format clean
+.PHONY: help run test chaos security check audit protos bench lock format clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test: $(READY) ## Run every test on servers that the tests start themselves.
 chaos: $(READY) ## Kill and stop servers, PostgreSQL and Redis under load.
 	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \
 	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py
+
+security: $(READY) ## Attack the service: keys, tenants, limits, and over a million fuzzed inputs.
+	RECSVC_SECURITY_ROUNDS=$${RECSVC_SECURITY_ROUNDS:-30} $(BIN)/python -m pytest -s --timeout 3600 tests/security
 
 check: $(READY) ## Lint, types, layers, known weaknesses, protos.
 	$(BIN)/ruff check .
