@@ -16,6 +16,7 @@ class Subscription:
         self.channels: set[str] = set()
         self.confirms = True
         self.answers_pings = True
+        self.fails_to_close = False
         self.opened = 0
         self._may_subscribe = asyncio.Event()
         self._may_subscribe.set()
@@ -26,7 +27,8 @@ class Subscription:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        pass
+        if self.fails_to_close:
+            raise RedisConnectionError
 
     def delay_next_subscribe(self) -> asyncio.Event:
         """Let the next subscription begin only once this is set."""

@@ -123,6 +123,10 @@ class ChangeFeed:
                 async with self._client.subscription() as subscription:
                     await self._hear_all(subscription)
             except (RedisError, OSError, TimeoutError) as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # To close the subscription failed in its turn, and that took the place of the cancellation.
+                    raise asyncio.CancelledError from error
                 _log.warning("change_feed.lost", error=type(error).__name__)
             finally:
                 self._subscription, self._is_heard = None, False

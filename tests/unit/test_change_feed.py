@@ -37,6 +37,15 @@ async def test_a_tenant_is_subscribed_to_while_anybody_follows_it() -> None:
         assert CHANNEL not in redis.channels
 
 
+async def test_it_ends_though_redis_does_not_let_it_go() -> None:
+    redis = Subscription()
+    redis.fails_to_close = True
+    before = asyncio.all_tasks()
+    async with listening(redis):
+        pass
+    assert asyncio.all_tasks() == before
+
+
 async def test_whoever_is_cancelled_while_subscribing_is_unfollowed() -> None:
     redis = Subscription()
 
