@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from recsvc.cache.redis_client import RedisClient
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope, TenantProfile, TenantSettings
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
-from recsvc.rpc.authentication import Authenticator, KeyHasher
+from recsvc.rpc.authentication import Authenticator
+from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
+from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.methods import policies
 from recsvc.rpc.pipeline import Pipeline
 from recsvc.rpc.server import FILES
@@ -150,6 +152,9 @@ class _Keys:
     async def find(self, _key_id: str) -> StoredKey:
         return self._stored
 
+    async def note_use(self, _key_id: str, _at_most_every: timedelta) -> None:
+        pass
+
 
 class _Profiles:
     """The one tenant, without settings of its own."""
@@ -172,15 +177,18 @@ async def _serve(redis_url: str) -> None:
     auth_settings = AuthSettings(argon2_time_cost=1, argon2_memory_kib=64)
     hasher = KeyHasher(auth_settings)
     fresh = await hasher.make()
-    authenticator: Any = Authenticator(_Keys(fresh.key_id, fresh.secret_hash), hasher, auth_settings)  # type: ignore[arg-type]
+    keys: Any = _Keys(fresh.key_id, fresh.secret_hash)
+    authenticator = Authenticator(keys, hasher, lambda: True, auth_settings)
     tenants: Any = None
+    audit_log: Any = None
     redis = RedisClient(redis_url, CacheSettings(), Metrics())
 
     def limits(settings: LimitSettings) -> Limits:
         return Limits(TenantLimitSource(_Profiles(), settings), Permits(redis))  # type: ignore[arg-type]
 
     observed = (Observation(Metrics()),)
-    known = (*observed, Authentication(authenticator, tenants, required_scopes(FILES)))
+    scopes = required_scopes(FILES)
+    known = (*observed, Auditing(audit_log, scopes), Authentication(authenticator, tenants, scopes, {}))
     unlimited = (*known, limits(LimitSettings()))
     limited = (*known, limits(LimitSettings(reads_per_second=20_000, key_share=0.5)))
     settings = ServerSettings()
