@@ -1,9 +1,9 @@
 """Finds candidates where that is cheapest: in a snapshot of the tenant if there is a current one, else in PostgreSQL.
 
 A snapshot is current while its version is that of the tenant, which every change of a catalogue or model raises; its
-counters are those of a moment ago. What a snapshot cannot answer, and whatever comes while it is read, goes to
-PostgreSQL, so that it is only ever about speed. The states of users are never kept: those of all who ask at once are
-read in one statement.
+counters, and the vectors of new items, are those of a moment ago. What a snapshot cannot answer, and whatever comes
+while it is read, goes to PostgreSQL, so that it is only ever about speed. The states of users are never kept: those of
+all who ask at once are read in one statement.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ class CandidateFinder:
         async def counts(asked: Sequence[None]) -> Sequence[Counters]:
             start = time.monotonic()
             held.counters = await self._snapshots.counters(tenant_key, snapshot)
+            await self._snapshots.renew_vectors(tenant_key, model, snapshot, held.counters)
             held.counted = start
             return [held.counters] * len(asked)
 

@@ -1,6 +1,7 @@
 """A tenant's catalogue and model as arrays: what the candidate statement joins, read once for many lists.
 
-A snapshot is that of one version of the tenant, which changes with whatever is in it but the counters of items.
+A snapshot is that of one version of the tenant, which changes with whatever is in it but the counters of items, and the
+vectors that are derived for new items as events come: those are brought up to date with the counters.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ _VECTOR_ROWS, _ARRAY_ROWS = 500, 50
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Of all items of a snapshot, (n,); NaN where nothing positive has happened. The decayed ones are log2."""
+    """Of all items of a snapshot, (n,); NaN where nothing positive has happened. The decayed ones are log2.
+
+    derived_event_counts: how many events the vector of an item accounts for that training did not know; NaN of others.
+    """
 
     event_counts: Float64
     popularity: Float64
     trends: Mapping[str, Float64]
+    derived_event_counts: Float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,8 @@ class ServingSnapshot:
     """Items in the order of their ids, n of them.
 
     publish_s, expire_s, newness: seconds since 1970, (n,). vectors: (n, dimension), zero where has_vector is not set.
-    neighbors, transitions: (n, n), row j has what item j says for others; entries are there even where they are 0.
+    derived_event_counts: as Counters have them, of the vectors that are in here. neighbors, transitions: (n, n), row j
+    has what item j says for others; entries are there even where they are 0.
     """
 
     item_keys: Sequence[ItemKey]
@@ -55,6 +61,7 @@ class ServingSnapshot:
     expire_times: Sequence[datetime | None]
     newness: Float64
     is_derived: Mask
+    derived_event_counts: Float64
     has_vector: Mask
     vectors: Float32
     neighbors: sparse.csr_matrix[np.float32]
@@ -129,6 +136,7 @@ class SnapshotRepository:
             expire_times=expire_times,
             newness=_floats(row["newness"]),
             is_derived=np.array(row["is_derived"] or (), dtype=np.bool_),
+            derived_event_counts=_floats(row["derived_event_counts"]),
             has_vector=has_vector,
             vectors=vectors,
             neighbors=neighbors,
@@ -156,7 +164,32 @@ class SnapshotRepository:
             event_counts=column("event_counts", 0.0),
             popularity=column("popularity"),
             trends={name: column(name) for name in ("trend_day", "trend_week")},
+            derived_event_counts=column("derived_event_counts"),
         )
+
+    async def renew_vectors(
+        self, tenant_key: TenantKey, model: ServingModel, snapshot: ServingSnapshot, counters: Counters
+    ) -> None:
+        """Bring those vectors of a snapshot up to date that were derived anew since, as the counters tell."""
+        present = counters.derived_event_counts
+        changed = np.flatnonzero(~np.isnan(present) & (present != snapshot.derived_event_counts))
+        for start in range(0, len(changed), _VECTOR_ROWS):
+            some = changed[start : start + _VECTOR_ROWS].tolist()
+            rows = await self._database.fetch_all(
+                tenant_key,
+                _SQL["some_vectors"],
+                {
+                    "tenant": tenant_key,
+                    "model": model.model_key,
+                    "shard": model.shard,
+                    "items": [snapshot.item_keys[at] for at in some],
+                },
+            )
+            for row in rows:
+                at = snapshot.position_of[row["item_key"]]
+                snapshot.vectors[at] = row["vector"].to_numpy()
+                snapshot.has_vector[at] = snapshot.is_derived[at] = True
+            snapshot.derived_event_counts[some] = present[some]
 
     async def subject_states(
         self, tenant_key: TenantKey, model: ServingModel, subjects: Sequence[tuple[UserKind, str]], history_items: int

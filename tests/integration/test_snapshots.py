@@ -20,7 +20,7 @@ from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import Candidates
 from tests.api import Api
-from tests.cinema import an_event, open_cinema
+from tests.cinema import an_event, an_item, open_cinema
 from tests.cinema import train as train_cinema
 
 _NOW = datetime.now(UTC)
@@ -145,3 +145,37 @@ async def test_counters_may_be_told_to_be_no_older_than_the_question(
     at = found.item_ids.index(ItemId("Western-7"))
     counted = before.event_counts[before.item_ids.index(ItemId("Western-7"))]
     assert found.event_counts[at] == counted + 30
+
+
+async def test_the_vectors_of_new_items_follow_their_events(storage: Storage, cinema: Api, tenant: int) -> None:
+    await cinema.catalog.CreateItem(catalog_pb.CreateItemRequest(item=an_item("Western", 99)))
+    new, nobody_else = ItemId("Western-99"), RecommendQuery(user_id=UserId("u1"), count=50)
+    engine = build_engine(storage)
+    await engine.recommender.find(tenant, nobody_else)  # type: ignore[arg-type]  # folds the user in
+
+    async def searched(profile: TenantProfile) -> float:
+        question = replace(engine.recommender.question(nobody_else, profile), given=(new,))
+        found = await storage.candidates.find(profile.tenant_key, profile.model, question, _NOW)
+        return float(found.components["collaborative"][found.item_ids.index(new)])
+
+    async with asyncio.timeout(20):
+        while np.isnan(before := await searched(await _profile(engine, tenant))):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    finder = CandidateFinder(
+        storage.candidates, storage.snapshots, EngineSettings(counters_life_s=0.0), storage.metrics
+    )
+    async with finder, asyncio.timeout(30):
+        profile = await _profile(engine, tenant)
+        while (held := finder.current(profile)) is None:
+            await asyncio.sleep(0.02)
+            profile = await _profile(engine, tenant)
+        events = [an_event(f"u{fan}", new) for fan in range(2, 40, 4)]
+        await cinema.ingestion.BatchRecordEvents(ingestion_pb.BatchRecordEventsRequest(events=events))
+        while (after := await searched(profile)) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        question = replace(engine.recommender.question(nobody_else, profile), given=(new,))
+        found = await finder.find(profile, question, _NOW)
+        assert finder.current(profile) is held
+    at = found.item_ids.index(new)
+    assert found.is_new[at]
+    assert found.components["collaborative"][at] == pytest.approx(after, rel=1e-3)

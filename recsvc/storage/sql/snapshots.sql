@@ -6,12 +6,12 @@ SELECT count(*) AS items FROM (SELECT FROM items WHERE tenant_key = %(tenant)s L
 -- What lists need to know of all items, in the order of their ids.
 SELECT array_agg(item_key) AS item_keys, array_agg(item_id) AS item_ids, array_agg(is_open) AS is_open,
        array_agg(publish_s) AS publish_s, array_agg(expire_time) AS expire_times, array_agg(newness) AS newness,
-       array_agg(is_derived) AS is_derived
+       array_agg(is_derived) AS is_derived, array_agg(derived_event_count) AS derived_event_counts
 FROM (
     SELECT i.item_key, i.item_id, i.available AND NOT i.hidden AS is_open, i.expire_time,
            extract(epoch FROM i.publish_time)::float8 AS publish_s,
            extract(epoch FROM coalesce(i.publish_time, i.create_time))::float8 AS newness,
-           d.item_key IS NOT NULL AS is_derived
+           d.item_key IS NOT NULL AS is_derived, d.event_count AS derived_event_count
     FROM items i
     LEFT JOIN derived_items d ON d.tenant_key = i.tenant_key AND d.model_key = %(model)s AND d.item_key = i.item_key
     WHERE i.tenant_key = %(tenant)s
@@ -21,13 +21,19 @@ FROM (
 -- counters --
 -- The counters of items.
 SELECT array_agg(item_key) AS item_keys, array_agg(event_count) AS event_counts, array_agg(popularity) AS popularity,
-       array_agg(trend_day) AS trend_day, array_agg(trend_week) AS trend_week
+       array_agg(trend_day) AS trend_day, array_agg(trend_week) AS trend_week,
+       array_agg(derived_event_count) AS derived_event_counts
 FROM item_stats WHERE tenant_key = %(tenant)s;
 
 -- vectors --
 -- The vectors of items in a model.
 SELECT item_key, vector FROM item_factors
 WHERE tenant_key = %(tenant)s AND shard = %(shard)s AND model_key = %(model)s;
+
+-- some_vectors --
+-- The vectors of some items in a model.
+SELECT item_key, vector FROM item_factors
+WHERE tenant_key = %(tenant)s AND shard = %(shard)s AND model_key = %(model)s AND item_key = ANY (%(items)s::bigint[]);
 
 -- neighbors --
 -- The neighbours of items in a model, best first.
