@@ -92,6 +92,10 @@ def _view(event_id: str, item_id: str, user_id: str = "u", **fields: Any) -> ing
     )
 
 
+# So that it is the other one that PostgreSQL ends, however late this one comes to wait.
+_PATIENT = b"SET LOCAL deadlock_timeout = '1min'"
+
+
 class TestWritersAtOnce:
     """Two writers of one item: the second one's view of it is outdated, and the contract says what happens then."""
 
@@ -167,7 +171,8 @@ class TestWritersAtOnce:
     ) -> None:
         await _upsert(api, [pb.Item(item_id="a"), pb.Item(item_id="b")])
         touch = b"UPDATE items SET title = 'rival' WHERE tenant_key = %(tenant)s AND item_id = %(item_id)s"
-        async with database.tenant_transaction(tenant) as rival:
+        async with database.service_transaction() as rival:
+            await rival.execute(_PATIENT)
             await run(rival, tenant, touch, item_id="b")
             late = asyncio.create_task(
                 _upsert(api, [pb.Item(item_id="a", title="late"), pb.Item(item_id="b", title="late")])
@@ -200,7 +205,8 @@ class TestWritersAtOnce:
             b"UPDATE user_state s SET version = version + 1 FROM users u WHERE s.tenant_key = %(tenant)s"
             b" AND u.tenant_key = s.tenant_key AND u.user_key = s.user_key AND u.user_id = %(user_id)s"
         )
-        async with database.tenant_transaction(tenant) as rival:
+        async with database.service_transaction() as rival:
+            await rival.execute(_PATIENT)
             await run(rival, tenant, touch, user_id="u19")
             late = asyncio.create_task(_delete(api, "a"))
             await until_blocked(database)

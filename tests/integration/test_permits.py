@@ -27,7 +27,7 @@ _names = itertools.count(1)
 
 
 def a_name() -> str:
-    return f"recsvc:{{test-{os.getpid()}}}:permits:{next(_names)}"
+    return f"recsvc:{{{10**9 + os.getpid()}}}:permits:{next(_names)}"
 
 
 @pytest.fixture(scope="module")
