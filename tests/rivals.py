@@ -12,7 +12,8 @@ from recsvc.app import Service
 from recsvc.cli.tenants import new_key
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import Scope, Tenant, TenantSettings
-from recsvc.storage.database import Connection, Database
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database
 from tests.api import Api
 
 

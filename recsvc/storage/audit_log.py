@@ -7,7 +7,8 @@ from dataclasses import asdict
 
 from recsvc.domain.audit import AuditEntry, AuditQuestion
 from recsvc.domain.ids import TenantId, TenantKey
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
 _SQL = load("audit_log")

@@ -22,7 +22,8 @@ from recsvc.domain.catalog import Item
 from recsvc.domain.content_vectors import Calibration, ContentModel, DerivedVector, Evidence, FeatureVectors
 from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey
 from recsvc.storage import binary_copy
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 from recsvc.storage.tenants import raise_version
 

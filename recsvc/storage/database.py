@@ -24,17 +24,22 @@ from recsvc.domain.ids import TenantKey
 from recsvc.resilience.breaker import Breaker, BreakerOpen
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import PostgresSettings
+from recsvc.storage.connection import Connection
 from recsvc.telemetry.metrics import Metrics
 
-Connection = psycopg.AsyncConnection[DictRow]
 Query = sql.Composed | sql.SQL | bytes
 Params = Mapping[str, object]
 
+# A statement ends with its time-out, and soon after the client has gone.
 _ENTER_TENANT = (
     b"SELECT set_config('role', 'recsvc_app', true), set_config('recsvc.tenant', %(tenant)s, true),"
-    b" set_config('statement_timeout', %(timeout_ms)s, true)"
+    b" set_config('statement_timeout', %(timeout_ms)s, true),"
+    b" set_config('client_connection_check_interval', '250', true)"
 )
-_ENTER_SERVICE = b"SELECT set_config('statement_timeout', %(timeout_ms)s, true)"
+_ENTER_SERVICE = (
+    b"SELECT set_config('statement_timeout', %(timeout_ms)s, true),"
+    b" set_config('client_connection_check_interval', '250', true)"
+)
 
 
 class Database:
@@ -55,7 +60,7 @@ class Database:
         )
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
-            connection_class=psycopg.AsyncConnection[DictRow],
+            connection_class=Connection,
             kwargs={
                 "autocommit": True,
                 "row_factory": dict_row,
@@ -110,11 +115,16 @@ class Database:
     @asynccontextmanager
     async def _leased(self) -> AsyncIterator[Connection]:
         """A connection out of the pool; one whose user was cancelled does not go back."""
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task is not None else 0
         async with self._pool.connection() as connection:
+            if task is not None and task.cancelling() > cancellations:
+                # The pool waits with asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes
+                # together with the connection (bpo-37658).
+                raise asyncio.CancelledError
             try:
                 yield connection
             except BaseException:
-                task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     # A pipeline that was cut off leaves answers behind, which the next user would take for its own.
                     await connection.close()

@@ -23,7 +23,8 @@ from recsvc.domain.filters import Tree
 from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
 from recsvc.domain.users import UserKind
 from recsvc.storage.changes import Changes
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database, execute
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.listing import PageQuestion, fetch_page

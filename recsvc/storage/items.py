@@ -35,7 +35,8 @@ from recsvc.domain.markup import MarkupPolicies
 from recsvc.domain.order_by import Order
 from recsvc.domain.paging import PageValue
 from recsvc.storage.changes import Changes
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database, execute
 from recsvc.storage.filter_sql import ITEM_COLUMNS, Columns, compile_filter
 from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.retries import despite_deadlocks

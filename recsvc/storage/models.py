@@ -24,8 +24,9 @@ from recsvc.domain.models import Model, ModelState
 from recsvc.storage import binary_copy
 from recsvc.storage.audit_log import append
 from recsvc.storage.changes import Changes
+from recsvc.storage.connection import Connection
 from recsvc.storage.content import PublishedContent, write_content
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import compose, load
 from recsvc.storage.tenants import raise_version
 

@@ -20,7 +20,8 @@ from recsvc.domain.arrays import Codes, Float32, Float64, Mask
 from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import UserKind
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
 _SQL = load("snapshots")

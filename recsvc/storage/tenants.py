@@ -20,7 +20,8 @@ from recsvc.domain.ids import ModelKey, TenantId, TenantKey
 from recsvc.domain.tenancy import ServingModel, Tenant, TenantProfile, TenantSettings
 from recsvc.storage.audit_log import append
 from recsvc.storage.changes import Changes
-from recsvc.storage.database import Connection, Database, execute
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import compose, load
 
 _SQL = load("tenants")

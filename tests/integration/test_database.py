@@ -24,13 +24,17 @@ async def _sleepers(database: Database) -> int:
 
 
 async def test_a_cancelled_call_is_cancelled_and_so_is_its_sql(database: Database, tenant: TenantKey) -> None:
-    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.05, 0.2):
+    # The server may read the request to cancel before the statement: sixty times near the start meets that.
+    for pause_s in (*(0.0001 * step for step in range(60)), 0.01, 0.05, 0.2):
         task = asyncio.create_task(database.fetch_all(tenant, "SELECT pg_sleep(60)", {}))
         await asyncio.sleep(pause_s)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(asyncio.gather(task)), 10)
-    assert await _sleepers(database) == 0
+        done, _ = await asyncio.wait({task}, timeout=5)
+        assert done, f"cancelled after {pause_s} s"
+        assert task.cancelled()
+    async with asyncio.timeout(5):
+        while await _sleepers(database):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_a_cancelled_call_leaves_no_answer_to_the_next_one(database: Database, tenant: TenantKey) -> None:

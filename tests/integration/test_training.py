@@ -19,7 +19,7 @@ from recsvc.domain.ids import EventId, ItemId, ItemKey, TenantId, TenantKey, Use
 from recsvc.domain.models import Model, ModelState, TrainingRun, TrainingState
 from recsvc.domain.tenancy import Tenant, TenantSettings
 from recsvc.settings import TrainingSettings
-from recsvc.storage.database import Connection
+from recsvc.storage.connection import Connection
 from recsvc.storage.models import Signals
 from recsvc.storage.training_runs import SILENCE_S
 from recsvc.training import pipeline

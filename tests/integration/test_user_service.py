@@ -16,7 +16,8 @@ from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.gen.v1 import recommendation_service_pb2 as recommend_pb
 from recsvc.gen.v1 import user_service_pb2 as user_pb
-from recsvc.storage.database import Connection, Database
+from recsvc.storage.connection import Connection
+from recsvc.storage.database import Database
 from recsvc.storage.users import UserRepository
 from tests.api import Api, failure, stream_failure
 from tests.conftest import RecordedChanges

@@ -27,7 +27,7 @@ from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as recommend_pb
 from recsvc.gen.v1 import user_service_pb2 as user_pb
-from recsvc.storage.database import Connection
+from recsvc.storage.connection import Connection
 from tests.api import Api, failure
 from tests.security.calling import Outcome, outcomes
 from tests.security.scenarios import METHODS, UNIMPLEMENTED, requests_of, scenarios

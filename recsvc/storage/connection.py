@@ -1,0 +1,47 @@
+"""The connection to PostgreSQL, and what becomes of a statement whose caller has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.rows import DictRow
+from psycopg.waiting import wait_async
+
+_CANCEL_S = 0.25
+_CHECK_INTERVAL_S = 0.1
+_Answer = TypeVar("_Answer")
+
+
+class Connection(psycopg.AsyncConnection[DictRow]):
+    """A connection that is closed as soon as a wait for the server is cancelled, its statement being cancelled too.
+
+    The driver's own connection asks the server to cancel and waits five seconds for it. A request to cancel that comes
+    before the server has read the statement is lost, and then the caller stays away those seconds, and in a pipeline
+    until the statement's time-out. Here nobody waits so long; a server that missed the request finds the client gone
+    (`client_connection_check_interval`).
+    """
+
+    async def wait(
+        self,
+        gen: PQGen[_Answer],
+        interval: float = _CHECK_INTERVAL_S,
+        timeout: float | None = None,  # noqa: ASYNC109 - the driver's signature
+    ) -> _Answer:
+        """Wait for a generator of the driver. Raises as it does, CancelledError within a second of being cancelled."""
+        try:
+            return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            await self._cut_off(gen)
+            raise
+
+    async def _cut_off(self, gen: PQGen[_Answer]) -> None:
+        try:
+            with suppress(psycopg.Error):
+                await self.cancel_safe(timeout=_CANCEL_S)
+                await wait_async(gen, self.pgconn.socket, interval=_CHECK_INTERVAL_S, timeout=_CANCEL_S)
+        finally:
+            self.pgconn.finish()
