@@ -34,6 +34,7 @@ from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
+from recsvc.rpc.interceptors.request_id import HEADER
 from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.methods import policies
 from recsvc.rpc.pipeline import Pipeline
@@ -48,6 +49,7 @@ _SERVICE, _METHOD = "recsvc.v1.RecommendationService", "Recommend"
 _ROWS = (
     "bare echo",
     "+ parsing the request",
+    "+ the request id in the initial metadata",
     "+ pipeline, request id, errors",
     "+ observation",
     "+ auth, key cached",
@@ -174,6 +176,10 @@ async def _serve(redis_url: str) -> None:
     async def echo(_request: Any, _context: Any) -> bytes:
         return answer
 
+    async def echo_with_header(_request: Any, context: Any) -> bytes:
+        await context.send_initial_metadata(((HEADER, "0123456789abcdef" * 2),))
+        return answer
+
     auth_settings = AuthSettings(argon2_time_cost=1, argon2_memory_kib=64)
     hasher = KeyHasher(auth_settings)
     fresh = await hasher.make()
@@ -196,6 +202,7 @@ async def _serve(redis_url: str) -> None:
     for stages, validator in (
         (None, None),
         (None, pb.RecommendRequest),
+        (None, HEADER),
         ((), _NoValidator()),
         (observed, _NoValidator()),
         (known, _NoValidator()),
@@ -207,7 +214,8 @@ async def _serve(redis_url: str) -> None:
             [] if stages is None else [Pipeline(stages, validator, policies(FILES, settings), settings)]  # type: ignore[arg-type]
         )
         handler = grpc.unary_unary_rpc_method_handler(
-            echo, request_deserializer=None if validator is None else pb.RecommendRequest.FromString
+            echo_with_header if validator is HEADER else echo,
+            request_deserializer=None if validator is None else pb.RecommendRequest.FromString,
         )
         server = grpc.aio.server(interceptors=interceptors)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))

@@ -63,7 +63,7 @@ class Authenticator:
         self._hasher = hasher
         self._is_heard = is_heard
         self._settings = settings
-        self._digest_key = secrets.token_bytes(32)
+        self._keyed_hash = hmac.new(secrets.token_bytes(32), digestmod="sha256")
         # Of one key several: while a rotation overlaps both of its secrets are in use.
         self._trusted: OrderedDict[str, list[_Trusted]] = OrderedDict()
         self._under_way: dict[tuple[str, bytes], asyncio.Task[Principal]] = {}
@@ -76,7 +76,7 @@ class Authenticator:
         if parts is None:
             raise CredentialsInvalid
         key_id, secret = parts
-        digest = hmac.digest(self._digest_key, secret.encode(), "sha256")
+        digest = self._digest_of(secret)
         trusted = self._known(key_id, digest)
         if trusted is None:
             return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
@@ -103,6 +103,12 @@ class Authenticator:
         for of_key in self._trusted.values():
             for trusted in of_key:
                 trusted.until = 0.0
+
+    def _digest_of(self, secret: str) -> bytes:
+        # hmac.digest would look the algorithm up anew each time.
+        keyed = self._keyed_hash.copy()
+        keyed.update(secret.encode())
+        return keyed.digest()
 
     def _is_fresh(self, trusted: _Trusted) -> bool:
         now = time.monotonic()

@@ -32,7 +32,10 @@ _READ_AWAY, _READ_AWAY_S = 100, 0.1
 
 
 class Stage(Protocol):
-    """Something that every call passes."""
+    """Something that calls pass."""
+
+    def concerns(self, policy: MethodPolicy) -> bool:
+        """Whether calls of this method pass it; asked once."""
 
     async def enter(self, call: Call, context: Context) -> None:
         """Let the call in, or raise."""
@@ -80,20 +83,21 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             "request_deserializer": receiver(handler.request_deserializer, policy),
             "response_serializer": handler.response_serializer,
         }
+        stages = tuple(stage for stage in self._stages if stage.concerns(policy))
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(self._unary(policy, handler.unary_unary), **coders)
+            return grpc.unary_unary_rpc_method_handler(self._unary(policy, stages, handler.unary_unary), **coders)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(self._streaming(handler.unary_stream), **coders)
+            return grpc.unary_stream_rpc_method_handler(self._streaming(stages, handler.unary_stream), **coders)
         if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(self._bidirectional(handler.stream_stream), **coders)
+            return grpc.stream_stream_rpc_method_handler(self._bidirectional(stages, handler.stream_stream), **coders)
         raise TypeError(f"{policy.path}: the contract has no client-streaming methods with a single answer")
 
-    def _unary(self, policy: MethodPolicy, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(self, policy: MethodPolicy, stages: Sequence[Stage], behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(received: Received, context: Context) -> Any:
             call = calls.current()
             call.request = received.message
             call.cost = policy.elements(received.message) if received.message is not None else 1
-            async with _Passage(self._stages, call, context):
+            async with _Passage(stages, call, context):
                 request = received.checked()
                 call.element_violations = self._validator.check(request)
                 if context.time_remaining() is None:
@@ -103,10 +107,10 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 
         return answer
 
-    def _streaming(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _streaming(self, stages: Sequence[Stage], behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(received: Received, context: Context) -> AsyncIterator[Any]:
             call = calls.current()
-            async with _Passage(self._stages, call, context):
+            async with _Passage(stages, call, context):
                 request = received.checked()
                 call.element_violations = self._validator.check(request)
                 async for response in behavior(request, context):
@@ -114,11 +118,11 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 
         return answer
 
-    def _bidirectional(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _bidirectional(self, stages: Sequence[Stage], behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(messages: AsyncIterator[Received], context: Context) -> AsyncIterator[Any]:
             call = calls.current()
             call.cost = 0
-            async with _Passage(self._stages, call, context, messages):
+            async with _Passage(stages, call, context, messages):
                 async for response in behavior(bounded(messages, call, self._settings), context):
                     yield response
 

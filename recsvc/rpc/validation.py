@@ -22,6 +22,7 @@ from recsvc.domain.errors import FieldViolation, InvalidFields
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
 from recsvc.rpc.methods import per_element_field
+from recsvc.rpc.plain_messages import is_plainly_valid
 
 _MAX_VIOLATIONS = 20
 # After so many each further element of a batch is told of one violation only.
@@ -50,7 +51,7 @@ class RequestValidator:
         """
         findings = Findings()
         element_field = per_element_field(message.DESCRIPTOR)
-        if self._rules.collect_violations(message, fail_fast=True):
+        if not is_plainly_valid(message) and self._rules.collect_violations(message, fail_fast=True):
             # Fields with too many elements first: what is in those is not looked at.
             findings.violations.extend(islice(_oversized(message, "", element_field), _MAX_VIOLATIONS))
             if findings.violations:

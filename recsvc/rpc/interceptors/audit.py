@@ -18,6 +18,7 @@ from recsvc.domain.errors import Code, DomainError
 from recsvc.domain.ids import MAX_ID_LENGTH
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Call, Context
+from recsvc.rpc.methods import MethodPolicy
 from recsvc.storage.audit_log import AuditLog
 from recsvc.telemetry.logging import redacted
 
@@ -33,12 +34,16 @@ class Auditing:
         self._audit_log = audit_log
         self._audited = frozenset(method for method, scope in scopes.items() if is_audited(method, scope))
 
+    def concerns(self, policy: MethodPolicy) -> bool:
+        """Administrative actions only."""
+        return policy.path in self._audited
+
     async def enter(self, call: Call, context: Context) -> None:
         """Nothing has happened yet."""
 
     async def leave(self, call: Call, error: DomainError | None) -> None:
-        """Note how the call ended, if it is an administrative action. Raises StorageUnavailable."""
-        if call.method not in self._audited or call.principal is None:
+        """Note how the call ended. Raises StorageUnavailable."""
+        if call.principal is None:
             return
         if error is not None:
             await self._note_refusal(call, error.code)

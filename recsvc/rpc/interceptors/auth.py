@@ -17,6 +17,7 @@ from recsvc.domain.tenancy import Principal, Scope
 from recsvc.gen.v1 import options_pb2
 from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.calls import Call, Context
+from recsvc.rpc.methods import MethodPolicy
 from recsvc.storage.tenants import TenantRepository
 
 ANY_KEY = "any"
@@ -48,6 +49,10 @@ class Authentication:
         self._tenants = tenants
         self._scopes = scopes
         self._client_keys = client_keys
+
+    def concerns(self, policy: MethodPolicy) -> bool:
+        """All methods."""
+        return True
 
     async def enter(self, call: Call, context: Context) -> None:
         """Put the principal into the call. Raises CredentialsMissing, CredentialsInvalid, ScopeMissing."""

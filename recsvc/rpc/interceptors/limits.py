@@ -17,6 +17,7 @@ from recsvc.domain.ids import TenantKey
 from recsvc.domain.limits import CallClass, TenantLimits
 from recsvc.domain.tenancy import Principal
 from recsvc.rpc.calls import Call, Context
+from recsvc.rpc.methods import MethodPolicy
 from recsvc.rpc.tenant_limits import TenantLimitSource
 
 _RETRY_CALL_S = 0.1
@@ -32,6 +33,10 @@ class Limits:
         # Tenants with something in flight only.
         self._calls: dict[TenantKey, int] = {}
         self._streams: dict[TenantKey, int] = {}
+
+    def concerns(self, policy: MethodPolicy) -> bool:
+        """All methods."""
+        return True
 
     async def enter(self, call: Call, context: Context) -> None:
         """Count the call in and take its permits; those of a stream are taken as its elements come.

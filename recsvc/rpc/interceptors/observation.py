@@ -9,6 +9,7 @@ import structlog
 
 from recsvc.domain.errors import DomainError
 from recsvc.rpc.calls import Call, Context
+from recsvc.rpc.methods import MethodPolicy
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger("recsvc.access")
@@ -25,6 +26,10 @@ class Observation:
         metrics.calls_in_flight.set_function(lambda: self._in_flight)
         # To look a metric up by its labels costs as much as to count.
         self._timers: dict[tuple[str, str], Any] = {}
+
+    def concerns(self, policy: MethodPolicy) -> bool:
+        """All methods."""
+        return True
 
     async def enter(self, call: Call, context: Context) -> None:
         """The call begins."""

@@ -1,0 +1,80 @@
+"""What is called plainly valid is valid by the rules of the protos, whatever the message."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import protovalidate
+import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsvc.gen.v1 import ingestion_service_pb2, recommendation_service_pb2, user_service_pb2
+from recsvc.rpc.plain_messages import is_plainly_valid
+from tests.security.fuzzing import Fuzzer
+from tests.security.scenarios import METHODS, requests_of
+from tests.security.tenants import Names
+
+_RULES = protovalidate.Validator()
+_Event = ingestion_service_pb2.Event
+_RecommendRequest = recommendation_service_pb2.RecommendRequest
+
+
+@pytest.mark.parametrize("path", METHODS)
+@given(seed=st.integers(0, 2**32))
+def test_what_is_plainly_valid_breaks_no_rule(path: str, seed: int) -> None:
+    fuzzer = Fuzzer(random.Random(seed))
+    requests = requests_of(path, Names.of_nobody())
+    for message in (
+        fuzzer.message(METHODS[path].input_type),
+        *(each for request in requests for each in (request, fuzzer.disturbed(request))),
+    ):
+        if is_plainly_valid(message):
+            assert _RULES.collect_violations(message) == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        _RecommendRequest(user_id="u1", count=10),
+        _RecommendRequest(session_id="s", session_item_ids=["a", "b"], novelty=-1.0, filter='category = "x"'),
+        ingestion_service_pb2.RecordEventRequest(event=_Event(event_type="view", user_id="u", item_id="i")),
+        user_service_pb2.GetUserRequest(user_id="u"),
+    ],
+)
+def test_what_most_callers_send_is_plainly_valid(message: Message) -> None:
+    assert is_plainly_valid(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        _RecommendRequest(user_id="u" * 129),
+        _RecommendRequest(user_id="a\nb"),
+        _RecommendRequest(user_id="a\x7fb"),
+        _RecommendRequest(count=0),
+        _RecommendRequest(count=501),
+        _RecommendRequest(novelty=float("nan")),
+        _RecommendRequest(exploration=1.5),
+        _RecommendRequest(session_item_ids=["a"] * 101),
+        _RecommendRequest(session_item_ids=["a", ""]),
+        ingestion_service_pb2.RecordEventRequest(),
+        ingestion_service_pb2.RecordEventRequest(event=_Event(user_id="u", item_id="i")),
+        ingestion_service_pb2.RecordEventRequest(event=_Event(event_type="view", item_id="i", value=float("inf"))),
+        ingestion_service_pb2.BatchRecordEventsRequest(),
+    ],
+)
+def test_what_breaks_a_rule_is_not_plainly_valid(message: Message) -> None:
+    assert _RULES.collect_violations(message)
+    assert not is_plainly_valid(message)
+
+
+def _unknown_enum() -> Any:
+    return _RecommendRequest.FromString(b"\x28\x63")
+
+
+def test_an_enum_value_that_nobody_defined_is_not_plainly_valid() -> None:
+    assert _RULES.collect_violations(_unknown_enum())
+    assert not is_plainly_valid(_unknown_enum())
