@@ -99,10 +99,14 @@ class Permits:
             found.quota = quota
         return found
 
+    @staticmethod
+    def take_at_hand(buckets: Sequence[Bucket], permits: int) -> bool:
+        """Take permits that are at hand of all buckets; False, and nothing was taken, when there are too few."""
+        return _taken_at_hand(buckets, permits, time.monotonic())
+
     async def take(self, buckets: Sequence[Bucket], permits: int) -> Refused | None:
         """Take permits from all buckets; None when they were taken, else nothing was. permits: at most a burst."""
-        now_s = time.monotonic()
-        if _taken_at_hand(buckets, permits, now_s):
+        if self.take_at_hand(buckets, permits):
             return None
         # One at a time asks, and the others find what it took ahead.
         async with buckets[0].refilling:

@@ -70,8 +70,16 @@ class Authenticator:
         self._verifying = 0
         self._forgotten = 0
 
+    def at_hand(self, text: str) -> Principal | None:
+        """Who holds this key, if that was found out lately; None when it must be waited for, or the key is wrong."""
+        parts = parsed(text)
+        trusted = self._known(parts[0], self._digest_of(parts[1])) if parts is not None else None
+        return trusted.principal if trusted is not None and self._is_fresh(trusted) else None
+
     async def authenticate(self, text: str) -> Principal:
         """Who holds this key. Raises CredentialsInvalid, without saying why, and Overloaded."""
+        if (principal := self.at_hand(text)) is not None:
+            return principal
         parts = parsed(text)
         if parts is None:
             raise CredentialsInvalid
@@ -80,8 +88,6 @@ class Authenticator:
         trusted = self._known(key_id, digest)
         if trusted is None:
             return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
-        if self._is_fresh(trusted):
-            return trusted.principal
         return await self._shared((key_id, digest), lambda: self._looked_at_again(key_id, secret, trusted))
 
     async def vouched(self, key_id: str) -> Principal:

@@ -37,11 +37,14 @@ class Stage(Protocol):
     def concerns(self, policy: MethodPolicy) -> bool:
         """Whether calls of this method pass it; asked once."""
 
-    async def enter(self, call: Call, context: Context) -> None:
-        """Let the call in, or raise."""
+    def enter(self, call: Call, context: Context) -> Awaitable[None] | None:
+        """Let the call in, or raise; what must be waited for before that is sure, None if nothing: nearly always."""
 
-    async def leave(self, call: Call, error: DomainError | None) -> None:
-        """A call that was let in here has ended, with call.code; error: what its caller is told, if it failed."""
+    def leave(self, call: Call, error: DomainError | None) -> Awaitable[None] | None:
+        """A call that was let in here has ended, with call.code; error: what its caller is told, if it failed.
+
+        Returns what must be waited for before the caller is answered.
+        """
 
 
 class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -152,7 +155,9 @@ class _Passage:
     async def __aenter__(self) -> None:
         try:
             for stage in self._stages:
-                await stage.enter(self._call, self._context)
+                waiting = stage.enter(self._call, self._context)
+                if waiting is not None:
+                    await waiting
                 self._entered += 1
             await send_headers(self._call, self._context)
         except BaseException as error:
@@ -162,15 +167,28 @@ class _Passage:
             raise
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        await self._leave(error)
+        if error is not None:
+            await self._leave(error)
+            return
+        try:
+            while self._entered:
+                self._entered -= 1
+                waiting = self._stages[self._entered].leave(self._call, None)
+                if waiting is not None:
+                    await waiting
+        except BaseException as failed:
+            # What its caller was to be told is not so; the stages around are left all the same.
+            await self._leave(failed)
+            raise
 
-    async def _leave(self, error: BaseException | None) -> None:
-        refused = refusal(self._call, error) if error is not None else None
+    async def _leave(self, error: BaseException) -> None:
+        refused = refusal(self._call, error)
         for stage in reversed(self._stages[: self._entered]):
             try:
-                await stage.leave(self._call, refused)
+                waiting = stage.leave(self._call, refused)
+                if waiting is not None:
+                    await waiting
             except Exception as failed:
-                # What its caller was to be told is not so.
                 refused = refused or refusal(self._call, failed)
         if refused is not None:
             if not self._call.are_headers_sent:

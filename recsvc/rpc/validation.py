@@ -51,7 +51,7 @@ class RequestValidator:
         """
         findings = Findings()
         element_field = per_element_field(message.DESCRIPTOR)
-        if not is_plainly_valid(message) and self._rules.collect_violations(message, fail_fast=True):
+        if self._rules.collect_violations(message, fail_fast=True):
             # Fields with too many elements first: what is in those is not looked at.
             findings.violations.extend(islice(_oversized(message, "", element_field), _MAX_VIOLATIONS))
             if findings.violations:
@@ -96,6 +96,8 @@ class RequestValidator:
 
     def check(self, message: Message) -> dict[int, list[FieldViolation]]:
         """Raise InvalidFields for what is wrong with the message; return what is wrong with single elements."""
+        if is_plainly_valid(message) and next(_structs(message, ""), None) is None:
+            return {}
         findings = self.examine(message)
         if findings.violations:
             raise InvalidFields(findings.violations[:_MAX_VIOLATIONS])

@@ -7,7 +7,7 @@ anybody can fill would be a weapon.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from dataclasses import replace
 
 import structlog
@@ -38,17 +38,18 @@ class Auditing:
         """Administrative actions only."""
         return policy.path in self._audited
 
-    async def enter(self, call: Call, context: Context) -> None:
+    def enter(self, call: Call, context: Context) -> None:
         """Nothing has happened yet."""
 
-    async def leave(self, call: Call, error: DomainError | None) -> None:
+    def leave(self, call: Call, error: DomainError | None) -> Awaitable[None] | None:
         """Note how the call ended. Raises StorageUnavailable."""
         if call.principal is None:
-            return
+            return None
         if error is not None:
-            await self._note_refusal(call, error.code)
-        elif call.code == Code.OK.name and not call.is_audited:
-            await self._audit_log.append(calls.audit(*targets_of(call.request)))
+            return self._note_refusal(call, error.code)
+        if call.code == Code.OK.name and not call.is_audited:
+            return self._audit_log.append(calls.audit(*targets_of(call.request)))
+        return None
 
     async def _note_refusal(self, call: Call, code: Code) -> None:
         entry = replace(calls.audit(*targets_of(call.request)), outcome=code.name)

@@ -6,7 +6,7 @@ metadata entry x-tenant-id. A client whose certificate stands for a key needs to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 
 from google.protobuf.descriptor import FileDescriptor
@@ -54,23 +54,31 @@ class Authentication:
         """All methods."""
         return True
 
-    async def enter(self, call: Call, context: Context) -> None:
+    def enter(self, call: Call, context: Context) -> Awaitable[None] | None:
         """Put the principal into the call. Raises CredentialsMissing, CredentialsInvalid, ScopeMissing."""
-        principal = await self._caller(call, context)
+        key = _key_of(call.metadata)
+        principal = self._authenticator.at_hand(key) if key is not None else None
+        return self._admit(call, principal) if principal is not None else self._enter_unknown(call, context, key)
+
+    def leave(self, call: Call, error: DomainError | None) -> None:
+        """Nothing is held of a call."""
+
+    def _admit(self, call: Call, principal: Principal) -> Awaitable[None] | None:
         # Known from here on, to logs too, whether or not the call is admitted.
         call.principal = principal
         scope = self._scopes.get(call.method, "")
         if scope != ANY_KEY and scope not in principal.scopes:
             raise ScopeMissing(scope or "(none is declared)")
         other = call.metadata.get("x-tenant-id")
-        if other and other != principal.tenant_id:
-            call.principal = await self._acting_for(principal, TenantId(other))
+        return self._act_for(call, principal, TenantId(other)) if other and other != principal.tenant_id else None
 
-    async def leave(self, call: Call, error: DomainError | None) -> None:
-        """Nothing is held of a call."""
+    async def _enter_unknown(self, call: Call, context: Context, key: str | None) -> None:
+        waiting = self._admit(call, await self._caller(context, key))
+        if waiting is not None:
+            await waiting
 
-    async def _caller(self, call: Call, context: Context) -> Principal:
-        if (key := _key_of(call.metadata)) is not None:
+    async def _caller(self, context: Context, key: str | None) -> Principal:
+        if key is not None:
             return await self._authenticator.authenticate(key)
         if self._client_keys:
             names = names_in(context.auth_context())
@@ -80,11 +88,11 @@ class Authentication:
                 return await self._authenticator.vouched(key_ids.pop())
         raise CredentialsMissing
 
-    async def _acting_for(self, principal: Principal, tenant_id: TenantId) -> Principal:
+    async def _act_for(self, call: Call, principal: Principal, tenant_id: TenantId) -> None:
         if Scope.ADMIN_SERVICE not in principal.scopes:
             raise ScopeMissing(Scope.ADMIN_SERVICE)
         tenant = await self._tenants.get(tenant_id)
-        return replace(principal, tenant_key=tenant.tenant_key, tenant_id=tenant.tenant_id)
+        call.principal = replace(principal, tenant_key=tenant.tenant_key, tenant_id=tenant.tenant_id)
 
 
 def names_in(peer: Mapping[str, Iterable[bytes]]) -> list[str]:

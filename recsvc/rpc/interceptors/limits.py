@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from recsvc.cache.permits import Bucket, Permits
@@ -38,29 +38,38 @@ class Limits:
         """All methods."""
         return True
 
-    async def enter(self, call: Call, context: Context) -> None:
+    def enter(self, call: Call, context: Context) -> Awaitable[None] | None:
         """Count the call in and take its permits; those of a stream are taken as its elements come.
 
         Raises LimitExceeded and RateLimited.
         """
         principal = call.caller()
-        limits = self._limits.at_hand(principal.tenant_key) or await self._limits.of(principal.tenant_key)
+        limits = self._limits.at_hand(principal.tenant_key)
+        return self._admit(call, principal, limits) if limits is not None else self._enter_unknown(call, principal)
+
+    def leave(self, call: Call, error: DomainError | None) -> None:
+        """Count it out; permits come back with time alone."""
+        self._count_out(call)
+
+    async def _enter_unknown(self, call: Call, principal: Principal) -> None:
+        waiting = self._admit(call, principal, await self._limits.of(principal.tenant_key))
+        if waiting is not None:
+            await waiting
+
+    def _admit(self, call: Call, principal: Principal, limits: TenantLimits) -> Awaitable[None] | None:
         counts, most = (self._streams, limits.max_streams) if call.policy.is_stream else (self._calls, limits.max_calls)
         if counts.get(principal.tenant_key, 0) >= most:
             raise _too_many(call, principal, most)
         if call.policy.is_request_stream:
             call.pace = partial(self._pace, principal, call.policy.call_class)
         counts[principal.tenant_key] = counts.get(principal.tenant_key, 0) + 1
-        if call.policy.call_class in limits.quotas:
-            try:
-                await self._take(call, principal, limits)
-            except BaseException:
-                self._count_out(call)
-                raise
-
-    async def leave(self, call: Call, error: DomainError | None) -> None:
-        """Count it out; permits come back with time alone."""
-        self._count_out(call)
+        if call.policy.call_class not in limits.quotas:
+            return None
+        buckets = self._buckets(principal, call.policy.call_class, limits)
+        if self._permits.take_at_hand(buckets, call.cost):
+            call.headers = _headers(buckets)
+            return None
+        return self._take(call, principal, buckets)
 
     def _count_out(self, call: Call) -> None:
         counts = self._streams if call.policy.is_stream else self._calls
@@ -70,9 +79,15 @@ class Limits:
         else:
             del counts[tenant_key]
 
-    async def _take(self, call: Call, principal: Principal, limits: TenantLimits) -> None:
+    async def _take(self, call: Call, principal: Principal, buckets: Sequence[Bucket]) -> None:
+        try:
+            await self._take_or_refuse(call, principal, buckets)
+        except BaseException:
+            self._count_out(call)
+            raise
+
+    async def _take_or_refuse(self, call: Call, principal: Principal, buckets: Sequence[Bucket]) -> None:
         call_class = call.policy.call_class
-        buckets = self._buckets(principal, call_class, limits)
         most = buckets[-1].quota.burst
         if call.cost > most:
             text = f"{call.cost} elements at once are more than the {most} that may ever come at once; send fewer"

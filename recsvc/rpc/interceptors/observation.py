@@ -31,11 +31,11 @@ class Observation:
         """All methods."""
         return True
 
-    async def enter(self, call: Call, context: Context) -> None:
+    def enter(self, call: Call, context: Context) -> None:
         """The call begins."""
         self._in_flight += 1
 
-    async def leave(self, call: Call, error: DomainError | None) -> None:
+    def leave(self, call: Call, error: DomainError | None) -> None:
         """It ended, refusals by later stages included."""
         self._in_flight -= 1
         duration_s = time.perf_counter() - call.started_s
