@@ -12,6 +12,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from recsvc.settings import ServerSettings
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -49,7 +51,11 @@ async def listening_upstream(credentials: grpc.ServerCredentials | None = None) 
     """An upstream on a free port that calls itself ready."""
     upstream = Upstream()
     upstream.may_answer.set()
-    server = grpc.aio.server()
+    # As the service bounds them: by default gRPC refuses some of what has over 8 KiB, by chance.
+    most = ServerSettings().max_metadata_bytes
+    server = grpc.aio.server(
+        options=[("grpc.max_metadata_size", most), ("grpc.absolute_max_metadata_size", most)],
+    )
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await health.set("readiness", health_pb2.HealthCheckResponse.SERVING)
