@@ -61,8 +61,8 @@ class Subscription:
     def publish(self, channel: str, data: str) -> None:
         self._messages.put_nowait({"type": "message", "channel": channel.encode(), "data": data.encode()})
 
-    def fail(self) -> None:
-        self._messages.put_nowait(RedisConnectionError())
+    def fail(self, error: Exception | None = None) -> None:
+        self._messages.put_nowait(error or RedisConnectionError())
 
     def subscription(self) -> Subscription:
         return self

@@ -26,6 +26,9 @@ _SUBSCRIBE_S = 1.0
 _READ_S = 0.5
 _SILENT_READS = 4
 _BACKOFF = Backoff(first_s=0.1, longest_s=5.0)
+# The client finds its socket gone in the middle of a command, if another task has just seen the connection break: that
+# is an AttributeError there.
+_LOST = (RedisError, OSError, TimeoutError, AttributeError)
 
 OnChange = Callable[[TenantKey, Sequence[UserKey], bool], None]
 """Told the tenant, the users with new versions, and whether the tenant itself has one."""
@@ -102,7 +105,7 @@ class ChangeFeed:
         if self._subscription is None:
             return
         if channel.followers == 1:
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*_LOST):
                 await self._subscription.subscribe(name)
         with suppress(TimeoutError):
             await asyncio.wait_for(channel.confirmed.wait(), _SUBSCRIBE_S)
@@ -114,7 +117,7 @@ class ChangeFeed:
             return
         del self._channels[name]
         if self._subscription is not None:
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*_LOST):
                 await self._subscription.unsubscribe(name)
 
     async def _listen(self) -> None:
@@ -122,7 +125,7 @@ class ChangeFeed:
             try:
                 async with self._client.subscription() as subscription:
                     await self._hear_all(subscription)
-            except (RedisError, OSError, TimeoutError) as error:
+            except _LOST as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     # To close the subscription failed in its turn, and that took the place of the cancellation.

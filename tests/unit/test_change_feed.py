@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.versions import KEYS_CHANNEL, changes_channel
@@ -63,12 +64,13 @@ async def test_whoever_is_cancelled_while_subscribing_is_unfollowed() -> None:
         assert CHANNEL not in redis.channels
 
 
-async def test_a_lost_subscription_is_one_gap() -> None:
+@pytest.mark.parametrize("error", [RedisConnectionError(), AttributeError("the client's socket is gone")])
+async def test_a_lost_subscription_is_one_gap(error: Exception) -> None:
     redis = Subscription()
     gaps: list[None] = []
     async with listening(redis, gaps) as feed, feed.following(SHOP):
         before = len(gaps)
-        redis.fail()
+        redis.fail(error)
         await until(lambda: redis.opened == 2 and feed.is_connected)
         assert len(gaps) - before == 1
         assert CHANNEL in redis.channels
