@@ -149,6 +149,15 @@ def evaluate(
             rich_help_panel=_JUDGING,
         ),
     ] = None,
+    learn_every: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="With --live: days after which baselines are fitted anew on all that has happened, as a nightly job"
+            " does it. Default: 1.",
+            rich_help_panel=_JUDGING,
+        ),
+    ] = None,
     through_server: Annotated[
         bool,
         typer.Option(
@@ -193,6 +202,9 @@ def evaluate(
         data, test_part, kind = _opened(dataset, path, split, train_file, test_file, test_path)
         if live and kind is not SplitKind.NEXT_ITEM:
             raise typer.BadParameter("is for --split next-item", param_hint="--live")
+        live = kind is SplitKind.NEXT_ITEM and live is not False
+        if learn_every is not None and not live:
+            raise typer.BadParameter("is for --live", param_hint="--learn-every")
         plan = Plan(
             name=dataset,
             data=data,
@@ -207,7 +219,8 @@ def evaluate(
             tune_budget_s=budget if tune else None,
             seed=seed,
             exact=exact,
-            live=kind is SplitKind.NEXT_ITEM and live is not False,
+            live=live,
+            learn_every_s=(learn_every or 1.0) * 86_400 if live else None,
             through_server=through_server or address is not None,
             address=address,
             keep=keep,

@@ -23,8 +23,9 @@ class Plan:
     """What to evaluate, and how. test_part: a data set of its own that is held out, with SplitKind.GIVEN.
 
     users: judge a sample of so many; exact: recompute AUTO without what makes serving fast; live: with
-    SplitKind.NEXT_ITEM, record what happens after training as time goes on, instead of sending it along; address: of a
-    server on the same database, None to start one in this process.
+    SplitKind.NEXT_ITEM, record what happens after training as time goes on, instead of sending it along; learn_every_s:
+    how often baselines are fitted anew while that goes on; address: of a server on the same database, None to start one
+    in this process.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Plan:
     seed: int = 0
     exact: bool = False
     live: bool = False
+    learn_every_s: float | None = None
     through_server: bool = False
     address: str | None = None
     keep: bool = False

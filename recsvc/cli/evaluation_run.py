@@ -48,6 +48,7 @@ from recsvc.training.protocols import SplitKind, Table, Task, read_table, split_
 from recsvc.training.report import Report, Served, versions
 from recsvc.training.stopwatch import peak_memory_bytes
 
+_DAY_S = 86_400.0
 _COMPARED = 2000
 """Lists of a server that are compared with those of this process, evenly spread."""
 
@@ -200,6 +201,8 @@ async def _ask(
                 await here.ask(task, some, strategy, k, sheets[False, strategy], advance)
     if plan.live:
         found.facts["events recorded while asking"] = replay.loaded.events
+        if plan.learn_every_s is not None:
+            found.facts["baselines learn every"] = f"{plan.learn_every_s / _DAY_S:g} days"
     for strategy in plan.strategies:
         judged, own = sheets[plan.through_server, strategy].answers(), sheets[False, strategy].answers()
         alike = agreement(own, judged, compared.tolist()) if plan.through_server else None
@@ -248,7 +251,8 @@ def _challenge(plan: Plan, task: Task, found: _Found, console: Console) -> None:
     for name in plan.baselines:
         start = time.perf_counter()
         with _bar(console, name, count) as advance:
-            found.lists.append(Lists(name, baseline_lists(name, task, max(plan.ks), advance)))
+            lists = baseline_lists(name, task, max(plan.ks), advance, learn_every_s=plan.learn_every_s)
+            found.lists.append(Lists(name, lists))
         found.lap(f"baseline {name}", start)
 
 

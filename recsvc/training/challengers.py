@@ -2,12 +2,12 @@
 
 Every baseline is fitted on the very train part that the service learns from, is told the same history when asked, and
 leaves out the same items that the subject has. A list that ends early goes on with what is popular, as the service's
-does.
+does. Beside a live service baselines learn anew now and then from all that has happened, as a nightly job lets them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -42,18 +42,44 @@ def train_part(task: Task) -> TrainPart:
     return TrainPart(task.train, table.users[mask], table.items[mask], table.times[mask])
 
 
-def baseline_lists(name: str, task: Task, k: int, advance: Advance = lambda _count: None) -> Codes:
-    """(questions, k) item codes, best first, of one of BASELINES."""
-    part, questions = train_part(task), task.questions
-    scoring = _of_histories(name, part, questions.ages) if task.kind in _TOLD_LATER else _of_users(name, part, task)
-    popularity = item_popularity(task.train)
+def baseline_lists(
+    name: str,
+    task: Task,
+    k: int,
+    advance: Advance = lambda _count: None,
+    *,
+    learn_every_s: float | None = None,
+) -> Codes:
+    """(questions, k) item codes, best first, of one of BASELINES.
+
+    learn_every_s: fit it anew so often, on all that happened before; None: once, on the train part.
+    """
+    questions = task.questions
     lists = np.full((len(questions), k), EMPTY, dtype=np.int64)
-    for start in range(0, len(questions), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        scores = np.asarray(scoring(block), dtype=np.float64)
-        lists[block] = top_k(_going_on(scores, popularity), k, questions.seen[block])
-        advance(len(scores))
+    for rows, part in _rounds(task, learn_every_s):
+        ages, seen = questions.ages[rows], questions.seen[rows]
+        scoring = _of_histories(name, part, ages) if task.kind in _TOLD_LATER else _of_users(name, part, task)
+        popularity = item_popularity(part.interactions)
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            scores = np.asarray(scoring(block), dtype=np.float64)
+            lists[rows[block]] = top_k(_going_on(scores, popularity), k, seen[block])
+            advance(len(scores))
     return lists
+
+
+def _rounds(task: Task, learn_every_s: float | None) -> Iterator[tuple[Codes, TrainPart]]:
+    """Questions, each with what a baseline has learned from by then, which is older than all of them."""
+    moments = task.questions.moments
+    if learn_every_s is None or not len(moments):
+        yield np.arange(len(moments)), train_part(task)
+        return
+    table = task.table
+    rounds = np.floor((moments - moments.min()) / learn_every_s)
+    for number in np.unique(rounds):
+        known = table.liked & (table.times < moments.min() + number * learn_every_s)
+        part = TrainPart(table.matrix(known), table.users[known], table.items[known], table.times[known])
+        yield np.flatnonzero(rounds == number), part
 
 
 def _going_on(scores: Float64, popularity: Float64) -> Float64:

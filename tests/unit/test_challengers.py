@@ -81,3 +81,39 @@ def test_it_is_told_how_far_the_lists_are() -> None:
     told: list[int] = []
     baseline_lists("popularity", task, 5, told.append)
     assert sum(told) == len(task.questions)
+
+
+_DAY_S = 86_400.0
+
+
+def _news(days: int = 30) -> Task:
+    """Every day has its own items, and everybody reads two of them, one after the other."""
+    log = [
+        (f"u{user}", f"day{day}-{(user + step) % 3}", day + (10 * step + user) / 100)
+        for day in range(days)
+        for user in range(10)
+        for step in range(2)
+    ]
+    return split_table(table_of(log), SplitKind.NEXT_ITEM, test_share=0.4)
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "popularity"])
+def test_what_learns_anew_finds_items_that_came_after_training(name: str) -> None:
+    task = _news()
+    once, anew = (
+        rank_metrics(baseline_lists(name, task, 3, learn_every_s=every), task.questions.wanted).recall.mean()
+        for every in (None, _DAY_S / 20)
+    )
+    # The day in which training ends is known in part.
+    assert once < 0.05 < anew
+
+
+@pytest.mark.parametrize("every_s", [_DAY_S / 20, _DAY_S, 7 * _DAY_S])
+@pytest.mark.parametrize("name", BASELINES)
+def test_what_learns_anew_knows_nothing_of_what_comes_later(name: str, every_s: float) -> None:
+    task = _news()
+    first_seen = np.full(len(task.table.item_ids), np.inf)
+    np.minimum.at(first_seen, task.table.items, task.table.times)
+    lists = baseline_lists(name, task, 50, learn_every_s=every_s)
+    listed = np.where(lists == EMPTY, -np.inf, first_seen[lists]).max(axis=1)
+    assert (listed < task.questions.moments).all()
