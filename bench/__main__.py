@@ -226,7 +226,8 @@ def _body(user_id: str, *, uncached: bool) -> bytes:
 async def _answer_size(target: str, body: bytes, metadata: tuple[tuple[str, str], ...]) -> int:
     """Bytes of one answer; also waits until the server is there."""
     async with grpc.aio.insecure_channel(target) as channel:
-        await asyncio.wait_for(channel.channel_ready(), 60)
+        async with asyncio.timeout(60):
+            await channel.channel_ready()
         answer = await channel.unary_unary(_METHOD)(body, metadata=metadata, timeout=30)
     response = pb.RecommendResponse.FromString(answer)
     if len(response.items) != 10 or response.strategy != pb.STRATEGY_AUTO:

@@ -179,7 +179,8 @@ async def _probe_pushes(caller: _Caller, watches: Sequence[_Watch]) -> list[floa
         first = watch.items[0]
         gone = watch.gone(first)
         acknowledged = await caller.record(watch.user_id, first)
-        pushed = await asyncio.wait_for(gone, _LONGEST_S)
+        async with asyncio.timeout(_LONGEST_S):
+            pushed = await gone
         times_ms.append(max(0.0, 1000 * (pushed - acknowledged)))
 
     async with asyncio.TaskGroup() as group:
@@ -197,7 +198,8 @@ async def _watching(caller: _Caller, user_ids: Sequence[str]) -> AsyncIterator[l
         for start in range(0, len(user_ids), _OPENING):
             opened = [_Watch(caller, user_id) for user_id in user_ids[start : start + _OPENING]]
             watches += opened
-            await asyncio.wait_for(asyncio.gather(*(watch.is_open.wait() for watch in opened)), _LONGEST_S)
+            async with asyncio.timeout(_LONGEST_S):
+                await asyncio.gather(*(watch.is_open.wait() for watch in opened))
         yield watches
     finally:
         await asyncio.gather(*(watch.close() for watch in watches))

@@ -108,7 +108,8 @@ class ChangeFeed:
             with suppress(*_LOST):
                 await self._subscription.subscribe(name)
         with suppress(TimeoutError):
-            await asyncio.wait_for(channel.confirmed.wait(), _SUBSCRIBE_S)
+            async with asyncio.timeout(_SUBSCRIBE_S):
+                await channel.confirmed.wait()
 
     async def _unfollow(self, tenant_key: TenantKey) -> None:
         name = changes_channel(tenant_key)
