@@ -1,7 +1,8 @@
-"""Brings the schema to this version: the numbered files of migrations/, each once, in order, in a transaction.
+"""Brings the schema to this version: the numbered files of migrations/, each once, in order, all in one transaction.
 
 Expand/contract: version N and N − 1 of the service run on either schema, so that a rolling release needs no pause.
-An advisory lock lets any number of processes start at once; one migrates, the others wait and find the work done.
+An advisory lock lets any number of processes start at once; one migrates, the others wait and find the work done. It is
+held by the transaction, not by the session: a pooler in between may give every transaction another session.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ async def migrate(url: str) -> list[Migration]:
     """Apply what is missing; returns what was applied. Raises MigrationError when an applied file has changed."""
     with translated_errors():
         connection = await psycopg.AsyncConnection.connect(url, autocommit=True, connect_timeout=10)
-    async with connection:
-        await connection.execute(b"SELECT pg_advisory_lock(%s)", [_LOCK])
+    async with connection, connection.transaction():
+        await connection.execute(b"SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         await connection.execute(_CREATE_LEDGER)
         cursor = await connection.execute(b"SELECT version, checksum FROM schema_migrations")
         applied: dict[int, str] = dict(await cursor.fetchall())
