@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from prometheus_client import start_http_server
@@ -20,7 +21,7 @@ from recsvc.cache.permits import Permits
 from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.bootstrap_keys import parse
-from recsvc.domain.errors import AlreadyExists
+from recsvc.domain.errors import AlreadyExists, StorageUnavailable
 from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.embedded import embedded_servers
@@ -38,8 +39,11 @@ from recsvc.engine.similar_items import SimilarItemFinder
 from recsvc.engine.similar_users import SimilarUserFinder
 from recsvc.engine.trending_memory import TrendingMemory
 from recsvc.engine.watch_hub import WatchHub
+from recsvc.resilience.arrival import NotThereInTime, arrival
+from recsvc.resilience.dependencies import Condition, DependencyWatch, Finding
 from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.certificates import Certificates
+from recsvc.rpc.health import POSTGRESQL, REDIS, Health
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.limits import Limits
@@ -47,7 +51,7 @@ from recsvc.rpc.interceptors.observation import Observation
 from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.methods import policies
 from recsvc.rpc.pipeline import Pipeline
-from recsvc.rpc.server import FILES, RpcServer
+from recsvc.rpc.server import FILES, SERVICE_NAMES, RpcServer
 from recsvc.rpc.servicers.admin import AdminServicer
 from recsvc.rpc.servicers.catalog import CatalogServicer
 from recsvc.rpc.servicers.experiments import ExperimentServicer
@@ -64,9 +68,10 @@ from recsvc.storage.content import ContentRepository
 from recsvc.storage.database import Database
 from recsvc.storage.event_types import EventTypeRepository
 from recsvc.storage.events import EventRepository
+from recsvc.storage.fitness import look
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.items import ItemRepository
-from recsvc.storage.migrator import migrate
+from recsvc.storage.migrator import MigrationError, migrate
 from recsvc.storage.models import ModelRepository
 from recsvc.storage.shown import ShownRepository
 from recsvc.storage.similar_items import SimilarItemRepository
@@ -80,6 +85,10 @@ from recsvc.telemetry.metrics import Metrics
 from recsvc.training.runner import TrainingRunner
 
 _log = structlog.get_logger("recsvc")
+
+
+class _RedisAbsent(Exception):
+    """Occurs at start while Redis does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ class Service:
     server: RpcServer
     storage: Storage
     engine: Engine
+    health: Health
 
 
 @asynccontextmanager
@@ -158,13 +168,22 @@ async def open_urls(settings: Settings) -> AsyncIterator[Urls]:
 
 
 @asynccontextmanager
-async def open_storage(settings: Settings) -> AsyncIterator[Storage]:
-    """Connect, bring the schema up to date, and build the repositories."""
+async def open_storage(settings: Settings, *, wait_s: float = 0.0) -> AsyncIterator[Storage]:
+    """Connect, bring the schema up to date, and build the repositories.
+
+    wait_s: how long PostgreSQL may take to be there. Raises MigrationError for a database that is not fit for this
+    version, StorageUnavailable or, after a wait, NotThereInTime.
+    """
     async with AsyncExitStack() as stack:
         urls = await stack.enter_async_context(open_urls(settings))
-        await migrate(urls.database_url)
+        await arrival(
+            "PostgreSQL", partial(migrate, urls.database_url), is_absence=StorageUnavailable, at_most_s=wait_s
+        )
         metrics = Metrics()
         database = await stack.enter_async_context(Database(urls.database_url, settings.postgres, metrics))
+        found = await look(database)
+        if found.condition is Condition.UNFIT:
+            raise MigrationError(found.detail)
         redis = await stack.enter_async_context(RedisClient(urls.redis_url, settings.cache, metrics))
         changes = VersionAnnouncer(redis)
         longest_transaction_s = settings.postgres.bulk_statement_timeout_s
@@ -258,7 +277,8 @@ def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool
 async def running_service(settings: Settings) -> AsyncIterator[Service]:
     """A service that answers until the block is left; then it drains."""
     async with AsyncExitStack() as stack:
-        storage = await stack.enter_async_context(open_storage(settings))
+        storage = await stack.enter_async_context(open_storage(settings, wait_s=settings.server.start_wait_s))
+        await _redis_arrival(storage)
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         await store_bootstrap_keys(storage)
         engine = build_engine(storage, shown=shown)
@@ -281,7 +301,15 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         stack.callback(hasher.close)
         authenticator = Authenticator(storage.keys, hasher, lambda: feed.is_connected, settings.auth)
         feed.listen(authenticator.forget_all, on_key=authenticator.forget)
-        server = await _build_server(storage, engine, writer, watches, runner, hasher, authenticator, draining)
+        health = Health(SERVICE_NAMES, storage.metrics)
+        await stack.enter_async_context(
+            DependencyWatch(
+                {POSTGRESQL: partial(look, storage.database), REDIS: partial(_look_at_redis, storage.redis)},
+                health.dependency_changed,
+                every_s=settings.server.health_look_s,
+            )
+        )
+        server = await _build_server(storage, engine, writer, watches, runner, hasher, authenticator, health, draining)
         metrics_server, metrics_thread = start_http_server(
             settings.server.metrics_port, settings.server.host, storage.metrics.registry
         )
@@ -289,7 +317,25 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         stack.callback(metrics_server.shutdown)
         port = await server.start()
         stack.push_async_callback(server.drain)
-        yield Service(port, metrics_server.server_port, server, storage, engine)
+        yield Service(port, metrics_server.server_port, server, storage, engine, health)
+
+
+async def _redis_arrival(storage: Storage) -> None:
+    """Wait a moment for Redis, so that the first lists find it; without it the service starts all the same."""
+
+    async def answer() -> None:
+        if not await storage.redis.ping():
+            raise _RedisAbsent("it does not answer")
+
+    try:
+        wait_s = storage.settings.server.start_wait_redis_s
+        await arrival("Redis", answer, is_absence=_RedisAbsent, at_most_s=wait_s)
+    except (_RedisAbsent, NotThereInTime):
+        _log.warning("start.without_redis")
+
+
+async def _look_at_redis(redis: RedisClient) -> Finding:
+    return Finding(Condition.WELL if await redis.ping() else Condition.AWAY)
 
 
 async def _build_server(
@@ -300,6 +346,7 @@ async def _build_server(
     runner: TrainingRunner,
     hasher: KeyHasher,
     authenticator: Authenticator,
+    health: Health,
     draining: asyncio.Event,
 ) -> RpcServer:
     settings = storage.settings
@@ -338,6 +385,7 @@ async def _build_server(
         ),
         ExperimentServicer(),
         AdminServicer(storage.tenants, storage.keys, hasher, authenticator, tokens, runner, settings.server),
+        health,
         draining,
         Certificates.of(settings.tls),
         settings.server,

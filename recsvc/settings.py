@@ -87,7 +87,20 @@ class ServerSettings(BaseModel):
     stream_idle_s: float = Field(
         600.0, gt=0, description="A StreamEvents stream that says nothing for so long is ended."
     )
-    drain_s: float = Field(10.0, ge=0, description="How long calls in flight may go on after SIGTERM.")
+    start_wait_s: float = Field(
+        60.0, ge=0, description="How long `recsvc serve` waits for PostgreSQL at start before it gives up."
+    )
+    start_wait_redis_s: float = Field(
+        5.0, ge=0, description="How long it waits for Redis at start before it serves without."
+    )
+    health_look_s: float = Field(1.0, gt=0, description="Time between two looks at PostgreSQL and Redis for health.")
+    lame_duck_s: float = Field(
+        1.0,
+        ge=0,
+        description="How long after SIGTERM calls are still taken while health says NOT_SERVING; longer than whoever"
+        " balances the load needs to notice.",
+    )
+    drain_s: float = Field(10.0, ge=0, description="How long calls in flight may go on after that.")
 
 
 class TlsSettings(BaseModel):

@@ -59,7 +59,7 @@ class RecordedChanges:
 async def settings() -> AsyncIterator[Settings]:
     """Settings of a service on test servers; cheap hashes, free ports."""
     test_settings = {
-        "server": ServerSettings(port=0, metrics_port=0, drain_s=1.0),
+        "server": ServerSettings(port=0, metrics_port=0, start_wait_redis_s=0.0, lame_duck_s=0.0, drain_s=1.0),
         "auth": AuthSettings(argon2_time_cost=1, argon2_memory_kib=64),
         "log_format": "console",
     }

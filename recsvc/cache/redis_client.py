@@ -70,6 +70,15 @@ class RedisClient:
         """Whether Redis is being asked at present."""
         return not self._breaker.is_open
 
+    async def ping(self) -> bool:
+        """Whether Redis answers; False without asking while it is being left alone."""
+        try:
+            with self._breaker.guard():
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError, BreakerOpen):
+            return False
+        return True
+
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None] | None:
         """Values of some keys, None for those that are not there; None when Redis does not answer."""
         try:

@@ -11,6 +11,7 @@ import uvloop
 from recsvc.datasets import DatasetError
 from recsvc.domain.errors import DomainError
 from recsvc.embedded import EmbeddedServerError
+from recsvc.resilience.arrival import NotThereInTime
 from recsvc.storage.migrator import MigrationError
 
 _Result = TypeVar("_Result")
@@ -22,6 +23,13 @@ def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:
         return uvloop.run(work)
     except DomainError as error:
         typer.secho(f"error: {error.message}", err=True, fg=typer.colors.RED)
-    except (DatasetError, EmbeddedServerError, MigrationError, FileNotFoundError, PermissionError) as error:
+    except (
+        DatasetError,
+        EmbeddedServerError,
+        MigrationError,
+        NotThereInTime,
+        FileNotFoundError,
+        PermissionError,
+    ) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
     raise typer.Exit(1)

@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from recsvc.gen.v1 import (
     admin_service_pb2,
@@ -26,6 +25,7 @@ from recsvc.gen.v1 import (
     user_service_pb2_grpc,
 )
 from recsvc.rpc.certificates import Certificates
+from recsvc.rpc.health import Health
 from recsvc.rpc.pipeline import Pipeline
 from recsvc.rpc.reflection import enable_reflection
 from recsvc.rpc.servicers.admin import AdminServicer
@@ -48,7 +48,6 @@ FILES = tuple(
     )
 )
 SERVICE_NAMES = tuple(service.full_name for file in FILES for service in file.services_by_name.values())
-READINESS = "readiness"
 _AFTER_GRACE_S = 5.0
 
 
@@ -64,6 +63,7 @@ class RpcServer:
         recommendation: RecommendationServicer,
         experiments: ExperimentServicer,
         admin: AdminServicer,
+        health: Health,
         draining: asyncio.Event,
         certificates: Certificates | None,
         settings: ServerSettings,
@@ -83,34 +83,34 @@ class RpcServer:
         recommendation_service_pb2_grpc.add_RecommendationServiceServicer_to_server(recommendation, self._server)
         experiment_service_pb2_grpc.add_ExperimentServiceServicer_to_server(experiments, self._server)
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
-        self._health = HealthServicer()
+        self._health = health
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             names = [*SERVICE_NAMES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
             enable_reflection(names, self._server)
 
     async def start(self) -> int:
-        """Listen and call everything healthy; returns the port."""
+        """Listen and say that calls may come; returns the port."""
         address = f"{self._settings.host}:{self._settings.port}"
         if self._certificates is None:
             port = self._server.add_insecure_port(address)
         else:
             port = self._server.add_secure_port(address, self._certificates.credentials())
         await self._server.start()
-        await self.set_ready(True)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._health.open()
         return port
 
-    async def set_ready(self, ready: bool) -> None:
-        """Tell probes whether calls should come here."""
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (READINESS, *SERVICE_NAMES):
-            await self._health.set(name, status)
+    def reload(self, settings: ServerSettings) -> None:
+        """Have the times of the drain be those of these settings; nothing else of them changes."""
+        self._settings = settings
 
     async def drain(self) -> None:
-        """Refuse new calls, let those in flight end within the grace."""
-        await self.set_ready(False)
+        """Say that calls should go elsewhere; a moment later refuse new ones, and let those in flight end in time."""
+        self._health.close()
+        # Calls that come meanwhile, from those who have not noticed yet, are answered as ever.
+        await asyncio.sleep(self._settings.lame_duck_s)
         self._draining.set()
+        self._health.end_watches()
         # A handler that does not let go must not keep the process: after the grace there is little left to wait for.
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_s + _AFTER_GRACE_S):

@@ -82,6 +82,13 @@ class Metrics:
             ["dependency"],
             registry=self.registry,
         )
+        self.ready = Gauge("recsvc_ready", "Whether calls should come here: 1 or 0.", registry=self.registry)
+        self.dependency_up = Gauge(
+            "recsvc_dependency_up",
+            "Whether a dependency answered lately and is what is needed: 1 or 0.",
+            ["dependency"],
+            registry=self.registry,
+        )
         self.degraded = Counter(
             "recsvc_degraded_answers_total",
             "Lists that are less than they could be, by where they came from instead.",
