@@ -17,8 +17,9 @@ from recsvc.cli.demo import demo
 from recsvc.cli.evaluate import evaluate
 from recsvc.cli.evaluate_cold import evaluate_cold
 from recsvc.cli.evaluate_related import evaluate_related
+from recsvc.cli.health import health
 from recsvc.cli.importing import import_data, seed
-from recsvc.cli.maintenance import health, migrate, settings, stop
+from recsvc.cli.maintenance import migrate, settings, stop
 from recsvc.cli.serve import serve
 from recsvc.cli.tenants import keys, tenants
 from recsvc.cli.train import train

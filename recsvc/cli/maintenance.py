@@ -1,18 +1,15 @@
-"""`recsvc settings`, `migrate`, `health` and `stop`: small commands for whoever runs the service."""
+"""`recsvc settings`, `migrate` and `stop`: small commands for whoever runs the service."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import grpc
 import typer
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import BaseModel, SecretStr
 from rich.console import Console
 from rich.table import Table
 
 from recsvc.app import open_urls
-from recsvc.cli.channels import CaOption, CertKeyOption, CertOption, TlsOption, channel
 from recsvc.cli.running import run_async
 from recsvc.embedded import stop_servers
 from recsvc.settings import Settings
@@ -39,29 +36,6 @@ def migrate() -> None:
         typer.echo(f"applied {migration.version:04d} {migration.name}")
     if not applied:
         typer.echo("the schema is current")
-
-
-def health(
-    address: Annotated[str, typer.Argument(help="host:port of the service.")] = "localhost:50051",
-    service: Annotated[str, typer.Option(help="'' for alive, readiness, or a service's full name.")] = "readiness",
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 3.0,
-    tls: TlsOption = False,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    cert_key: CertKeyOption = None,
-) -> None:
-    """Ask a running service for its health; exit code 0 when it is serving. Fit for container probes."""
-    try:
-        with channel(address, tls, ca, cert, cert_key) as connection:
-            stub = health_pb2_grpc.HealthStub(connection)
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
-    except grpc.RpcError as error:
-        typer.secho(f"{address}: {error.code().name}", err=True)
-        raise typer.Exit(1) from None
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    typer.echo(status)
-    if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        raise typer.Exit(1)
 
 
 def stop() -> None:

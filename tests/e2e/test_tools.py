@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import sys
 
 import pytest
 
 from recsvc.app import Service
+from recsvc.resilience.dependencies import Condition
 from tests.api import Api
 
 _METHOD = "recsvc.v1.CatalogService/CreateItem"
@@ -79,10 +81,53 @@ async def test_call_tells_the_details_of_an_error(service: Service, key: str) ->
     assert code == 64
 
 
-async def test_health_answers_by_exit_code(service: Service) -> None:
-    command = (sys.executable, "-m", "recsvc.cli.main", "health")
-    assert (await _run(*command, f"127.0.0.1:{service.port}"))[0] == 0
-    assert (await _run(*command, "127.0.0.1:1", "--timeout", "1"))[0] == 1
+_HEALTH = (sys.executable, "-m", "recsvc.cli.main", "health")
+
+
+@pytest.mark.parametrize("name", ["", "readiness", "recsvc.v1.IngestionService"])
+async def test_health_is_0_for_what_is_served(service: Service, name: str) -> None:
+    assert await _run(*_HEALTH, f"127.0.0.1:{service.port}", "--service", name) == (0, "SERVING\n", "")
+
+
+async def test_health_is_1_for_what_is_not_served(service: Service) -> None:
+    service.health.dependency_changed("postgresql", Condition.AWAY)
+    try:
+        code, out, _ = await _run(*_HEALTH, f"127.0.0.1:{service.port}", "--service", "recsvc.v1.IngestionService")
+    finally:
+        service.health.dependency_changed("postgresql", Condition.WELL)
+    assert (code, out) == (1, "NOT_SERVING\n")
+
+
+async def test_health_says_that_nobody_answers_or_that_there_is_no_such_name(service: Service) -> None:
+    code, out, err = await _run(*_HEALTH, "127.0.0.1:1", "--timeout", "1")
+    assert (code, out) == (1, "")
+    assert err.startswith("127.0.0.1:1: UNAVAILABLE: ")
+    code, out, err = await _run(*_HEALTH, f"127.0.0.1:{service.port}", "--service", "nope")
+    assert (code, out) == (1, "")
+    assert "NOT_FOUND: there is no service of the name 'nope'" in err
+
+
+async def test_health_watches_until_it_is_stopped(service: Service) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *_HEALTH,
+        f"127.0.0.1:{service.port}",
+        "--service",
+        "recsvc.v1.UserService",
+        "--watch",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            assert await process.stdout.readline() == b"SERVING\n"
+            service.health.dependency_changed("postgresql", Condition.AWAY)
+            assert await process.stdout.readline() == b"NOT_SERVING\n"
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 1
+    finally:
+        service.health.dependency_changed("postgresql", Condition.WELL)
+        if process.returncode is None:
+            process.kill()
 
 
 async def test_grpcurl_needs_no_proto_files(service: Service, key: str) -> None:
