@@ -152,6 +152,7 @@ class Service:
     storage: Storage
     engine: Engine
     health: Health
+    limits: TenantLimitSource
 
 
 @asynccontextmanager
@@ -309,7 +310,10 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
                 every_s=settings.server.health_look_s,
             )
         )
-        server = await _build_server(storage, engine, writer, watches, runner, hasher, authenticator, health, draining)
+        limits = TenantLimitSource(engine.profiles, settings.limits)
+        server = await _build_server(
+            storage, engine, writer, watches, runner, hasher, authenticator, limits, health, draining
+        )
         metrics_server, metrics_thread = start_http_server(
             settings.server.metrics_port, settings.server.host, storage.metrics.registry
         )
@@ -317,7 +321,7 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         stack.callback(metrics_server.shutdown)
         port = await server.start()
         stack.push_async_callback(server.drain)
-        yield Service(port, metrics_server.server_port, server, storage, engine, health)
+        yield Service(port, metrics_server.server_port, server, storage, engine, health, limits)
 
 
 async def _redis_arrival(storage: Storage) -> None:
@@ -346,6 +350,7 @@ async def _build_server(
     runner: TrainingRunner,
     hasher: KeyHasher,
     authenticator: Authenticator,
+    limits: TenantLimitSource,
     health: Health,
     draining: asyncio.Event,
 ) -> RpcServer:
@@ -356,7 +361,6 @@ async def _build_server(
     )
     validator = RequestValidator()
     scopes = required_scopes(FILES)
-    limits = TenantLimitSource(engine.profiles, settings.limits)
     pipeline = Pipeline(
         stages=(
             Observation(storage.metrics),

@@ -1,17 +1,23 @@
-"""Everything that can be set, in one frozen tree, read from the environment (`RECSVC_…`) once at start.
+"""Everything that can be set, in one frozen tree, read from the environment (`RECSVC_…`) at start.
 
+What the environment does not set may stand in the file that `RECSVC_SETTINGS_FILE` names, in lines of `RECSVC_…=value`.
 `recsvc settings` prints the tree with its documentation and the values in force; secrets are masked. Nested settings
 are named with a double underscore: `RECSVC_POSTGRES__POOL_SIZE=20`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+_FILE_VARIABLE = "RECSVC_SETTINGS_FILE"
+
+LogLevel: TypeAlias = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 
 
 class PostgresSettings(BaseModel):
@@ -272,7 +278,7 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(None, description="Redis 6+; without it the embedded one is used.")
     embedded_dir: Path = Field(Path(".data"), description="Home of the embedded servers' data.")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     log_format: str = Field("auto", description="json, console, or auto (console on a terminal).")
     page_token_secret: SecretStr | None = Field(
         None, description="Key that signs page tokens; without it one is made and kept in the database."
@@ -288,3 +294,20 @@ class Settings(BaseSettings):
     writer: WriterSettings = WriterSettings()
     watch: WatchSettings = WatchSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - of a file whose name does not change
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment, then the settings file. Raises FileNotFoundError when the file is named and missing."""
+        name = os.environ.get(_FILE_VARIABLE)
+        if not name:
+            return init_settings, env_settings
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"{_FILE_VARIABLE}: there is no file {name}")
+        return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=name)

@@ -1,15 +1,16 @@
-"""`recsvc serve`: the service in the foreground, until SIGTERM or Ctrl-C."""
+"""`recsvc serve`: the service in the foreground, until SIGTERM or Ctrl-C; SIGHUP has it read its settings anew."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 
 import structlog
 
 from recsvc.app import running_service
+from recsvc.cli.reloading import Reloading
 from recsvc.cli.running import run_async
+from recsvc.cli.signals import Signals
 from recsvc.settings import Settings
 from recsvc.telemetry.logging import configure
 
@@ -25,23 +26,27 @@ def serve() -> None:
 
 
 async def serve_until_stopped(settings: Settings) -> None:
-    """Serve until a signal asks for the end."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running_service(settings) as service:
-        _log.info(
-            "serving",
-            grpc=f"{settings.server.host}:{service.port}",
-            metrics=f"{settings.server.host}:{service.metrics_port}",
-        )
-        _collect_garbage_seldom()
-        collecting = asyncio.create_task(_collect_young_garbage())
-        await stop.wait()
-        collecting.cancel()
-        _log.info("draining", grace_s=settings.server.drain_s)
-    _log.info("stopped")
+    """Serve until a signal asks for the end, which may also cut the start short."""
+    with Signals() as signals:
+        try:
+            async with running_service(settings) as service:
+                signals.has_started()
+                _log.info(
+                    "serving",
+                    grpc=f"{settings.server.host}:{service.port}",
+                    metrics=f"{settings.server.host}:{service.metrics_port}",
+                )
+                _collect_garbage_seldom()
+                reloading = Reloading(service, settings).when_asked(signals.reload)
+                tasks = [asyncio.create_task(work) for work in (_collect_young_garbage(), reloading)]
+                await signals.stop.wait()
+                for task in tasks:
+                    task.cancel()
+                _log.info("draining")
+        except asyncio.CancelledError:
+            if not signals.took_back_cancellation():
+                raise
+        _log.info("stopped")
 
 
 def _collect_garbage_seldom() -> None:

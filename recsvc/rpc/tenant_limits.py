@@ -42,6 +42,16 @@ class TenantLimitSource:
         self._defaults = tenant_limits(TenantSettings(), defaults)
         self._known: OrderedDict[TenantKey, _Known] = OrderedDict()
 
+    def reload(self, defaults: LimitSettings) -> None:
+        """Have these be the defaults: for each tenant as soon as its settings can be read again."""
+        before, self._settings = self._defaults, defaults
+        self._defaults = tenant_limits(TenantSettings(), defaults)
+        for known in self._known.values():
+            if known.limits is before:
+                known.limits = self._defaults
+            if known.until_s is not None:
+                known.until_s = 0.0
+
     def at_hand(self, tenant_key: TenantKey) -> TenantLimits | None:
         """The tenant's limits if they are known, a little old at most; None when they must be waited for."""
         known = self._known.get(tenant_key)

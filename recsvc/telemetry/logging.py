@@ -56,4 +56,9 @@ def configure(level: str, log_format: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Have less said, or more, from now on; level: as the logging module names it."""
+    logging.getLogger().setLevel(level)

@@ -58,6 +58,12 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
 
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM, as a release sends it; returns the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
     @property
     def is_alive(self) -> bool:
         """Whether it runs."""
