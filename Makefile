@@ -26,7 +26,8 @@ test: $(READY) ## Run every test on servers that the tests start themselves.
 
 chaos: $(READY) ## Kill and stop servers, PostgreSQL and Redis under load.
 	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \
-	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py
+	  RECSVC_CHAOS_RESTARTS=$${RECSVC_CHAOS_RESTARTS:-10} \
+	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py tests/chaos/test_rolling_restart.py
 
 security: $(READY) ## Attack the service: keys, tenants, limits, and over a million fuzzed inputs.
 	RECSVC_SECURITY_ROUNDS=$${RECSVC_SECURITY_ROUNDS:-30} $(BIN)/python -m pytest -s --timeout 3600 tests/security

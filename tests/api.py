@@ -69,16 +69,20 @@ class Api:
         port: int,
         key: str,
         *,
+        further_ports: Sequence[int] = (),
         options: Sequence[tuple[str, Any]] = (),
         credentials: grpc.ChannelCredentials | None = None,
         **metadata: str,
     ) -> AsyncIterator[Api]:
-        """Connect to a local server; an empty key sends none. options: of the channel; credentials: for TLS."""
+        """Connect to a local server; an empty key sends none.
+
+        further_ports: of servers that share the calls; options: of the channel; credentials: for TLS.
+        """
         pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
         if key:
             pairs += (("authorization", f"Bearer {key}"),)
         interceptors = [kind(pairs) for kind in (_UnaryUnary, _UnaryStream, _StreamStream)]
-        address = f"127.0.0.1:{port}"
+        address = "ipv4:" + ",".join(f"127.0.0.1:{each}" for each in (port, *further_ports))
         opened = (
             grpc.aio.insecure_channel(address, options, interceptors=interceptors)
             if credentials is None
