@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import (
     AsyncGenerator,
@@ -15,6 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import datetime, timedelta
+from importlib.resources import files
 from typing import Any, Self, TypeAlias, TypeVar
 
 import grpc
@@ -30,34 +30,16 @@ from recsvc_client.gen.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from recsvc_client.gen.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from recsvc_client.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from recsvc_client.gen.v1.user_service_pb2_grpc import UserServiceStub
+from recsvc_client.repeating import Repeating
 
 _Response = TypeVar("_Response")
 _Element = TypeVar("_Element")
 BulkElement: TypeAlias = str | tuple[str, Mapping[str, Any]]
 """A user id, or a key with the fields of RecommendRequest."""
 _IMPORT_CHUNK = 1000
-# What may be repeated without changing anything is repeated when the service could not be reached. Events are, too:
-# the client gives each an id, so that the service stores it once.
-_RETRIED = (
-    "recsvc.v1.RecommendationService",
-    "recsvc.v1.IngestionService",
-    "recsvc.v1.CatalogService",
-    "recsvc.v1.UserService",
-)
-SERVICE_CONFIG: Mapping[str, Any] = {
-    "methodConfig": [
-        {
-            "name": [{"service": name} for name in _RETRIED],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
+# Which calls are repeated when the service could not be reached (events too: each gets an id, so that the service
+# stores it once), how calls go to several servers, and how much repeating is too much.
+SERVICE_CONFIG = (files("recsvc_client") / "service_config.json").read_text(encoding="utf-8")
 
 
 class Client:
@@ -77,13 +59,15 @@ class Client:
         timeout_s: float = 5.0,
         tls: bool | grpc.ChannelCredentials = False,
     ) -> None:
-        """timeout_s: of every call that is not a stream. tls: True for the authorities that gRPC brings along, or
-        `grpc.ssl_channel_credentials(…)` with others or a certificate of the client's own, which may stand for a key.
+        """timeout_s: of every call that is not a stream, attempts and pauses included. tls: True for the authorities
+        that gRPC brings along, or `grpc.ssl_channel_credentials(…)` with others or a certificate of the client's own,
+        which may stand for a key.
         """
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._timeout_s = timeout_s
+        self._repeating = Repeating()
         options = [
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+            ("grpc.service_config", SERVICE_CONFIG),
             ("grpc.max_receive_message_length", -1),
             ("grpc.keepalive_time_ms", 30_000),
         ]
@@ -265,8 +249,10 @@ class Client:
                 yield answer
 
     async def _call(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
-        with explained():
-            return await method(request, metadata=self._metadata, timeout=self._timeout_s)
+        """Only for calls that may be repeated."""
+        return await self._repeating.answer(
+            lambda timeout_s: method(request, metadata=self._metadata, timeout=timeout_s), self._timeout_s
+        )
 
 
 def _recommend_request(fields: Sequence[str], **named: Any) -> recommendation_service_pb2.RecommendRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeAlias
@@ -16,12 +15,11 @@ from recsvc_client.gen.v1.recommendation_service_pb2 import (
     WatchRecommendationsRequest,
     WatchRecommendationsResponse,
 )
+from recsvc_client.repeating import pause_s
 
 _Stream: TypeAlias = "grpc.aio.UnaryStreamCall[WatchRecommendationsRequest, WatchRecommendationsResponse]"
 
 _RESUMED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 10.0
 # Four heartbeats: a connection that says nothing for so long is dead, whatever the transport believes.
 _SILENCE_S = 60.0
 
@@ -53,13 +51,13 @@ async def lists(open_stream: Callable[[str], _Stream], *, give_up_after_s: float
                 raise
             now = time.monotonic()
             failing_since = now if failing_since is None else failing_since
-            pause_s = _pause_s(attempts, error.retry_after_s or 0.0)
-            if now + pause_s - failing_since > give_up_after_s:
+            rest_s = pause_s(attempts, error.retry_after_s or 0.0)
+            if now + rest_s - failing_since > give_up_after_s:
                 raise
             attempts += 1
         finally:
             call.cancel()
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(rest_s)
 
 
 async def _next(call: _Stream) -> WatchRecommendationsResponse:
@@ -77,12 +75,3 @@ async def _next(call: _Stream) -> WatchRecommendationsResponse:
 
 def _broken(message: str) -> RecsvcError:
     return RecsvcError("UNAVAILABLE", "", message, {}, None, "")
-
-
-def _pause_s(attempts: int, retry_after_s: float) -> float:
-    """Exponential back-off with full jitter (Brooker 2015), on top of what the service asked for.
-
-    The watchers of a server that stops all lose it at one moment; jitter spreads their return.
-    """
-    longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempts, 16))
-    return retry_after_s + random.uniform(0, longest)  # noqa: S311
