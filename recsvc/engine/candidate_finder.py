@@ -25,6 +25,7 @@ from recsvc.domain.tenancy import ServingModel, TenantProfile
 from recsvc.domain.users import UserKind
 from recsvc.engine.gathering import Gathering
 from recsvc.engine.snapshot_candidates import find_candidates, is_answerable
+from recsvc.resilience.in_time import in_time
 from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SnapshotRepository, SubjectState
@@ -102,7 +103,10 @@ class CandidateFinder:
         if age_s > _PATIENCE * life_s:
             return await held.counting.answer(None)
         if age_s > life_s:
-            self._begin(self._counting, tenant_key, partial(held.counting.answer, None))
+            # Nobody waits for these; without a bound, counters that hang would hold up those that are waited for.
+            self._begin(
+                self._counting, tenant_key, lambda: in_time(held.counting.answer(None), self._settings.fresh_list_s)
+            )
         return held.counters
 
     async def _found(

@@ -1,6 +1,8 @@
 """Asks once for what many want to know: while one question is under way, those of others gather for the next.
 
 An answer is never older than the request for it: whoever comes while a question is under way waits for the next one.
+A question that nobody waits for any more is given up, so that one that hangs holds up those who come later no longer
+than those who asked it waited.
 """
 
 from __future__ import annotations
@@ -54,9 +56,22 @@ class Gathering(Generic[_Key, _Answer]):
         asked = [(key, future) for key, future in asked if not future.done()]
         if not asked:
             return
+        asking = asyncio.ensure_future(self._ask([key for key, _ in asked]))  # noqa: RUF006  (awaited below)
+        left = len(asked)
+
+        def leave(_: asyncio.Future[_Answer]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                asking.cancel()
+
+        for _, future in asked:
+            future.add_done_callback(leave)
         try:
-            answers = await self._ask([key for key, _ in asked])
+            answers = await asking
         except BaseException as error:
+            if not left and asking.cancelled():
+                return
             for _, future in asked:
                 if not future.done():
                     future.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError())

@@ -80,3 +80,30 @@ async def test_who_gives_up_is_no_longer_asked_for() -> None:
     assert await first == ("first", 1)
     assert await gathering.answer("next") == ("next", 2)
     assert oracle.asked == [["first"], ["next"]]
+
+
+async def test_a_question_that_nobody_waits_for_any_more_holds_up_nobody() -> None:
+    oracle = Oracle()
+    oracle.open.clear()
+    gathering = Gathering(oracle, 10)
+    gone = [asyncio.create_task(gathering.answer(name)) for name in "ab"]
+    await _settle()
+    late = asyncio.create_task(gathering.answer("c"))
+    for asker in gone:
+        asker.cancel()
+    await _settle()
+    assert oracle.asked == [["a", "b"], ["c"]]
+    oracle.open.set()
+    assert await late == ("c", 2)
+
+
+async def test_a_question_goes_on_while_one_of_its_askers_waits() -> None:
+    oracle = Oracle()
+    oracle.open.clear()
+    gathering = Gathering(oracle, 10)
+    gone, patient = (asyncio.create_task(gathering.answer(name)) for name in "ab")
+    await _settle()
+    gone.cancel()
+    await _settle()
+    oracle.open.set()
+    assert await patient == ("b", 1)
