@@ -23,7 +23,12 @@ class Connection(psycopg.AsyncConnection[DictRow]):
     before the server has read the statement is lost, and then the caller stays away those seconds, and in a pipeline
     until the statement's time-out. Here nobody waits so long; a server that missed the request finds the client gone
     (`client_connection_check_interval`).
+
+    longest_wait_s: how long any one wait for the server may take. A statement ends with its own time-out, but only at a
+    server that can be heard: behind a network that swallows everything the wait would last until TCP gives up.
     """
+
+    longest_wait_s: float | None = None
 
     async def wait(
         self,
@@ -31,12 +36,19 @@ class Connection(psycopg.AsyncConnection[DictRow]):
         interval: float = _CHECK_INTERVAL_S,
         timeout: float | None = None,  # noqa: ASYNC109 - the driver's signature
     ) -> _Answer:
-        """Wait for a generator of the driver. Raises as it does, CancelledError within a second of being cancelled."""
+        """Wait for a generator of the driver. Raises as it does, CancelledError within a second of being cancelled.
+
+        Raises OperationalError, without an SQLSTATE as for any broken connection, after `longest_wait_s`.
+        """
         try:
-            return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
-        except asyncio.CancelledError:
-            await self._cut_off(gen)
-            raise
+            async with asyncio.timeout(self.longest_wait_s):
+                try:
+                    return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+                except asyncio.CancelledError:
+                    await self._cut_off(gen)
+                    raise
+        except TimeoutError as error:
+            raise psycopg.OperationalError("the server did not answer in time") from error
 
     async def _cut_off(self, gen: PQGen[_Answer]) -> None:
         try:

@@ -27,6 +27,8 @@ from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
 from recsvc.telemetry.metrics import Metrics
 
+# What an answer takes on its way, once its statement has ended by its time-out.
+_ON_ITS_WAY_S = 2.0
 Query = sql.Composed | sql.SQL | bytes
 Params = Mapping[str, object]
 
@@ -109,12 +111,15 @@ class Database:
 
     async def _answer_probe(self) -> None:
         with self._breaker.guard(probe=True), translated_errors():
-            async with self._leased() as connection:
+            async with self._leased(self._settings.breaker_slow_s) as connection:
                 await connection.execute(b"SELECT 1")
 
     @asynccontextmanager
-    async def _leased(self) -> AsyncIterator[Connection]:
-        """A connection out of the pool; one whose user was cancelled does not go back."""
+    async def _leased(self, timeout_s: float | None = None) -> AsyncIterator[Connection]:
+        """A connection out of the pool; one whose user was cancelled does not go back.
+
+        timeout_s: of each statement; None for work that may take as long as it likes.
+        """
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
         async with self._pool.connection() as connection:
@@ -122,6 +127,7 @@ class Database:
                 # The pool waits with asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes
                 # together with the connection (bpo-37658).
                 raise asyncio.CancelledError
+            connection.longest_wait_s = None if timeout_s is None else timeout_s + _ON_ITS_WAY_S
             try:
                 yield connection
             except BaseException:
@@ -140,7 +146,7 @@ class Database:
     @asynccontextmanager
     async def service_transaction(self, *, timeout_s: float | None = None) -> AsyncIterator[Connection]:
         """A transaction over all tenants, as the owner: authentication, projection, training, administration."""
-        async with self._transaction(_ENTER_SERVICE, {"timeout_ms": self._timeout_ms(timeout_s)}) as connection:
+        async with self._transaction(_ENTER_SERVICE, {}, timeout_s) as connection:
             yield connection
 
     @asynccontextmanager
@@ -151,23 +157,25 @@ class Database:
 
         snapshot: every statement sees the state at the first one (REPEATABLE READ), for exports.
         """
-        parameters = {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(timeout_s)}
-        async with self._transaction(_ENTER_TENANT, parameters, snapshot=snapshot) as connection:
+        async with self._transaction(
+            _ENTER_TENANT, {"tenant": str(tenant_key)}, timeout_s, snapshot=snapshot
+        ) as connection:
             yield connection
 
     @asynccontextmanager
     async def _transaction(
-        self, enter: bytes, parameters: Params, *, snapshot: bool = False
+        self, enter: bytes, parameters: Params, timeout_s: float | None, *, snapshot: bool = False
     ) -> AsyncIterator[Connection]:
+        timeout_s = timeout_s or self._settings.statement_timeout_s
         async with AsyncExitStack() as stack:
             stack.enter_context(translated_errors())
             # How long the rest takes is up to what is done in it, and says nothing of PostgreSQL.
             with self._guarded():
-                connection = await stack.enter_async_context(self._leased())
+                connection = await stack.enter_async_context(self._leased(timeout_s))
                 await stack.enter_async_context(connection.transaction())
                 if snapshot:
                     await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                await connection.execute(enter, parameters)
+                await connection.execute(enter, {**parameters, "timeout_ms": _milliseconds(timeout_s)})
             yield connection
 
     @contextmanager
@@ -191,11 +199,12 @@ class Database:
 
         setting: one more statement before it (SET LOCAL of a planner or index option).
         """
+        timeout_s = self._settings.statement_timeout_s
         with self._guarded():
-            async with self._leased() as connection:
+            async with self._leased(timeout_s) as connection:
                 async with connection.pipeline(), connection.transaction():
                     await connection.execute(
-                        _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": self._timeout_ms(None)}
+                        _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
                     )
                     if setting is not None:
                         await connection.execute(setting)
@@ -235,13 +244,14 @@ class Database:
         """Sizes and waits of the pool, for metrics."""
         return dict(self._pool.get_stats())
 
-    def _timeout_ms(self, timeout_s: float | None) -> str:
-        return str(int((timeout_s or self._settings.statement_timeout_s) * 1000))
-
 
 async def execute(connection: Connection, query: str | sql.Composed, params: Params | None = None) -> Any:
     """Run a statement of a .sql file on a connection; returns the cursor."""
     return await connection.execute(_as_query(query), params)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
 
 
 def _as_query(query: str | sql.Composed) -> sql.Composed | bytes:
