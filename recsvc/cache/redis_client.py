@@ -45,7 +45,12 @@ class RedisClient:
     def __init__(self, url: str, settings: CacheSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._breaker = Breaker("redis", failures=settings.breaker_failures, reset_s=settings.breaker_reset_s)
+        self._breaker = Breaker(
+            "redis",
+            failures=settings.breaker_failures,
+            reset_s=settings.breaker_reset_s,
+            on_change=metrics.breaker_changed("redis"),
+        )
         self._redis = aioredis.Redis.from_url(
             url,
             socket_timeout=settings.timeout_s,
