@@ -32,12 +32,15 @@ class PostgresSettings(BaseModel):
     statement_timeout_s: float = Field(10.0, gt=0, description="Longest run of one statement on the request path.")
     bulk_statement_timeout_s: float = Field(600.0, gt=0, description="The same for imports, exports and training.")
     reconnect_s: float = Field(
-        5.0, gt=0, description="After so long without a connection, attempts to make one begin again with short pauses."
+        2.0, gt=0, description="After so long without a connection, attempts to make one begin again with short pauses."
     )
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which PostgreSQL is left alone.")
     breaker_reset_s: float = Field(1.0, gt=0, description="Pause after which PostgreSQL is tried again.")
     breaker_slow_s: float = Field(
-        2.0, gt=0, description="When half of the last 50 reads failed or took so long, PostgreSQL is left alone, too."
+        1.5,
+        gt=0,
+        description="When half of the last 50 reads failed or took so long, PostgreSQL is left alone, too; less than"
+        " fresh_list_s, or reads that are given up by then do not count.",
     )
     prepare_statements: bool = Field(
         True, description="Server-side prepared statements; switch off behind PgBouncer before 1.21."
