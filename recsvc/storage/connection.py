@@ -40,14 +40,17 @@ class Connection(psycopg.AsyncConnection[DictRow]):
 
         Raises OperationalError, without an SQLSTATE as for any broken connection, after `longest_wait_s`.
         """
+        longest_s = timeout if timeout is not None else self.longest_wait_s
         try:
-            async with asyncio.timeout(self.longest_wait_s):
-                try:
-                    return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
-                except asyncio.CancelledError:
-                    await self._cut_off(gen)
-                    raise
-        except TimeoutError as error:
+            # The driver's own time-out costs nothing where there is nothing to wait for, as at most rows of a COPY.
+            return await wait_async(gen, self.pgconn.socket, interval=interval, timeout=longest_s)
+        except asyncio.CancelledError:
+            await self._cut_off(gen)
+            raise
+        except psycopg.errors._WaitTimeout as error:
+            if timeout is not None:
+                raise
+            self.pgconn.finish()
             raise psycopg.OperationalError("the server did not answer in time") from error
 
     async def _cut_off(self, gen: PQGen[_Answer]) -> None:
