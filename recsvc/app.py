@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from prometheus_client import start_http_server
 
 from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.lists import ListCache
@@ -81,6 +80,7 @@ from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.training_runs import TrainingRunRepository
 from recsvc.storage.user_states import UserStateRepository
 from recsvc.storage.users import UserRepository
+from recsvc.telemetry.exposition import exposed
 from recsvc.telemetry.metrics import Metrics
 from recsvc.training.runner import TrainingRunner
 
@@ -147,7 +147,7 @@ class Service:
     """A service that answers."""
 
     port: int
-    metrics_port: int
+    metrics_port: int | None
     server: RpcServer
     storage: Storage
     engine: Engine
@@ -275,8 +275,8 @@ def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool
 
 
 @asynccontextmanager
-async def running_service(settings: Settings) -> AsyncIterator[Service]:
-    """A service that answers until the block is left; then it drains."""
+async def running_service(settings: Settings, *, expose_metrics: bool = True) -> AsyncIterator[Service]:
+    """A service that answers until the block is left; then it drains. expose_metrics: whether it answers /metrics."""
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(settings, wait_s=settings.server.start_wait_s))
         await _redis_arrival(storage)
@@ -314,14 +314,14 @@ async def running_service(settings: Settings) -> AsyncIterator[Service]:
         server = await _build_server(
             storage, engine, writer, watches, runner, hasher, authenticator, limits, health, draining
         )
-        metrics_server, metrics_thread = start_http_server(
-            settings.server.metrics_port, settings.server.host, storage.metrics.registry
+        metrics_port = (
+            stack.enter_context(exposed(storage.metrics.registry, settings.server.host, settings.server.metrics_port))
+            if expose_metrics
+            else None
         )
-        stack.callback(metrics_thread.join, 5)
-        stack.callback(metrics_server.shutdown)
         port = await server.start()
         stack.push_async_callback(server.drain)
-        yield Service(port, metrics_server.server_port, server, storage, engine, health, limits)
+        yield Service(port, metrics_port, server, storage, engine, health, limits)
 
 
 async def _redis_arrival(storage: Storage) -> None:

@@ -73,6 +73,9 @@ class ServerSettings(BaseModel):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     metrics_port: int = Field(8080, ge=0, le=65535, description="HTTP port of /metrics; 0 takes a free one.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that serve the port; each has pools, caches and limits of its own."
+    )
     reflection: bool = Field(True, description="Server reflection, so that grpcurl needs no proto files.")
     max_request_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request of a method that is not bulk.")
     max_bulk_request_bytes: int = Field(

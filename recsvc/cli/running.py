@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import typer
 import uvloop
 
+from recsvc.cli.supervisor import WorkersFailed
 from recsvc.datasets import DatasetError
 from recsvc.domain.errors import DomainError
 from recsvc.embedded import EmbeddedServerError
@@ -28,6 +29,7 @@ def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:
         EmbeddedServerError,
         MigrationError,
         NotThereInTime,
+        WorkersFailed,
         FileNotFoundError,
         PermissionError,
     ) as error:

@@ -4,41 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from typing import Annotated
 
 import structlog
+import typer
 
 from recsvc.app import running_service
 from recsvc.cli.reloading import Reloading
 from recsvc.cli.running import run_async
 from recsvc.cli.signals import Signals
+from recsvc.cli.supervisor import when_parent_ends
+from recsvc.cli.workers import serve_by_workers
 from recsvc.settings import Settings
+from recsvc.telemetry.exposition import count_as_worker
 from recsvc.telemetry.logging import configure
+from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger("recsvc")
 _YOUNG_GARBAGE_S = 1.0
+_GAUGES_S = 1.0
 
 
-def serve() -> None:
+def serve(
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that serve the port; RECSVC_SERVER__WORKERS.")
+    ] = None,
+    worker: Annotated[int | None, typer.Option(hidden=True, help="Be the worker of this number.")] = None,
+) -> None:
     """Serve gRPC, /metrics and health until SIGTERM or Ctrl-C; calls in flight may end."""
     settings = Settings()
+    if workers is not None:
+        server = settings.server.model_copy(update={"workers": workers})
+        settings = settings.model_copy(update={"server": server})
     configure(settings.log_level, settings.log_format)
-    run_async(serve_until_stopped(settings))
+    if worker is not None:
+        count_as_worker(worker)
+        run_async(serve_until_stopped(settings, is_worker=True))
+    elif settings.server.workers > 1:
+        run_async(serve_by_workers(settings))
+    else:
+        run_async(serve_until_stopped(settings))
 
 
-async def serve_until_stopped(settings: Settings) -> None:
-    """Serve until a signal asks for the end, which may also cut the start short."""
+async def serve_until_stopped(settings: Settings, *, is_worker: bool = False) -> None:
+    """Serve from this process until a signal asks for the end, which may also cut the start short; a worker also ends
+    with its parent."""
     with Signals() as signals:
+        if is_worker:
+            when_parent_ends(signals.stop.set)
         try:
-            async with running_service(settings) as service:
+            async with running_service(settings, expose_metrics=not is_worker) as service:
                 signals.has_started()
+                metrics_port = service.metrics_port
                 _log.info(
                     "serving",
                     grpc=f"{settings.server.host}:{service.port}",
-                    metrics=f"{settings.server.host}:{service.metrics_port}",
+                    metrics=f"{settings.server.host}:{metrics_port}" if metrics_port is not None else None,
                 )
                 _collect_garbage_seldom()
-                reloading = Reloading(service, settings).when_asked(signals.reload)
-                tasks = [asyncio.create_task(work) for work in (_collect_young_garbage(), reloading)]
+                chores = [_collect_young_garbage(), Reloading(service, settings).when_asked(signals.reload)]
+                if is_worker:
+                    chores.append(_write_gauges(service.storage.metrics))
+                tasks = [asyncio.create_task(chore) for chore in chores]
                 await signals.stop.wait()
                 for task in tasks:
                     task.cancel()
@@ -69,3 +96,9 @@ async def _collect_young_garbage() -> None:
     while True:
         await asyncio.sleep(_YOUNG_GARBAGE_S)
         gc.collect(1)
+
+
+async def _write_gauges(metrics: Metrics) -> None:
+    while True:
+        metrics.write_gauges()
+        await asyncio.sleep(_GAUGES_S)

@@ -16,6 +16,7 @@ from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.models import TrainingRun, TrainingState
 from recsvc.storage.models import ModelRepository
 from recsvc.storage.training_runs import TrainingRunRepository
+from recsvc.telemetry.exposition import FOLDER_VARIABLE
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.5
@@ -91,11 +92,12 @@ class TrainingRunner:
                 command.append(flag)
             elif value is not None and value is not False:
                 command += [flag, str(value)]
+        inherited = {name: value for name, value in os.environ.items() if name != FOLDER_VARIABLE}
         process: asyncio.subprocess.Process | None = None
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env={**os.environ, **self._environment},
+                env={**inherited, **self._environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

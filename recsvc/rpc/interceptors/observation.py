@@ -23,7 +23,7 @@ class Observation:
         self._slow_s = slow_s
         self._in_flight = 0
         # Read when it is asked for; to set it twice a call would cost more than all else here.
-        metrics.calls_in_flight.set_function(lambda: self._in_flight)
+        metrics.read_when_asked(metrics.calls_in_flight, lambda: self._in_flight)
         # To look a metric up by its labels costs as much as to count.
         self._timers: dict[tuple[str, str], Any] = {}
 

@@ -1,0 +1,50 @@
+"""How metrics leave: /metrics over HTTP, of one process or summed over the workers of one service.
+
+Workers write their metrics to files of one folder (prometheus_client's multiprocess mode, which the library switches on
+by PROMETHEUS_MULTIPROC_DIR when it is imported), and their parent reads these files when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, start_http_server, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the workers' folder. A process that is not a worker must not inherit it: it would write files of its own."""
+
+_CLOSE_S = 5.0
+
+
+@contextmanager
+def exposed(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
+    """Serve /metrics while the block runs; yields the port. Raises OSError when it is taken."""
+    server, thread = start_http_server(port, host, registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join(_CLOSE_S)
+
+
+def count_as_worker(number: int) -> None:
+    """Have this process count on where the last worker of this number stopped; to be called before a metric is made.
+
+    By the process id, which is the library's way, each restart would leave files behind that are read for ever.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+
+
+def registry_of_workers(folder: Path) -> CollectorRegistry:
+    """What all workers that write to the folder have counted, the dead among them; gauges of the living only."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    return registry
+
+
+def forget_gauges(folder: Path, number: int) -> None:
+    """Drop the gauges of a worker that has ended, and keep what it counted."""
+    mark_process_dead(number, str(folder))  # type: ignore[no-untyped-call]
