@@ -23,6 +23,7 @@ from tests.conftest import temporary_folder
 from tests.processes import family
 
 _START_S = 60.0
+_CONNECT_S = 30.0
 _LOCAL = (("grpc.use_local_subchannel_pool", 1),)
 
 
@@ -116,5 +117,6 @@ async def callers(workers: Workers, key: str, count: int) -> AsyncIterator[Seque
             await stack.enter_async_context(Api.connected(workers.port, key, options=(*_LOCAL, ("caller", number))))
             for number in range(count)
         ]
-        await asyncio.gather(*(asyncio.wait_for(api.channel.channel_ready(), 30) for api in apis))
+        async with asyncio.timeout(_CONNECT_S):
+            await asyncio.gather(*(api.channel.channel_ready() for api in apis))
         yield apis
