@@ -96,10 +96,14 @@ def running_workers(settings: Settings, count: int, **environment: str) -> Itera
         "RECSVC_DATABASE_URL": settings.database_url.get_secret_value(),
         "RECSVC_REDIS_URL": settings.redis_url.get_secret_value(),
     }
+    # A parent that is killed leaves the folder of its metrics behind.
+    folder = {"TMPDIR": str(home)}
     ports = {"RECSVC_SERVER__PORT": "0", "RECSVC_SERVER__METRICS_PORT": "0", "RECSVC_LOG_FORMAT": "json"}
     command = [sys.executable, "-m", "recsvc.cli.main", "serve", "--workers", str(count)]
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=kept | urls | ports | environment, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=kept | folder | urls | ports | environment, stderr=log, start_new_session=True
+        )
     try:
         yield Workers(process, home / "log")
     finally:
