@@ -1,4 +1,8 @@
-"""PostgreSQL, Redis and two server processes that may be killed at any moment, and how each is killed and started."""
+"""PostgreSQL, Redis and two server processes that may be killed at any moment, and how each is killed and started.
+
+With `is_poisoned` a proxy stands before each of both stores, and PostgreSQL has few connections and a small disk of its
+own, where there is the right to mount one.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +23,11 @@ from recsvc.domain.catalog import Item
 from recsvc.domain.ids import ItemId, TenantId, TenantKey
 from recsvc.domain.tenancy import Scope, TenantSettings
 from recsvc.embedded.postgres import EmbeddedPostgres
+from recsvc.embedded.process import socket_folder
 from recsvc.embedded.redis import EmbeddedRedis
 from recsvc.settings import AuthSettings, Settings
 from tests.api import Api
+from tests.chaos.proxy import Proxy
 from tests.conftest import temporary_folder
 from tests.ports import free_port
 from tests.processes import family, kill_9
@@ -29,6 +35,8 @@ from tests.random_model import activate_random_model
 
 ITEMS = 200
 HEARTBEAT_S = 2.0
+_POISONED = {"max_connections": "40", "max_wal_size": "64MB"}
+_DISK = "256m"
 _SERVING_S = 60.0
 
 
@@ -39,6 +47,7 @@ class ServerProcess:
     environment: dict[str, str]
     log: Path
     port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -46,7 +55,11 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "recsvc.cli.main", "serve"],
-                env=self.environment | {"RECSVC_SERVER__PORT": str(self.port)},
+                env=self.environment
+                | {
+                    "RECSVC_SERVER__PORT": str(self.port),
+                    "RECSVC_SERVER__METRICS_PORT": str(self.metrics_port),
+                },
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -86,6 +99,9 @@ class Installation:
     projector: ServerProcess
     tenant_key: TenantKey
     key: str
+    disk: Path | None
+    postgres_network: Proxy | None
+    redis_network: Proxy | None
 
     @property
     def servers(self) -> tuple[ServerProcess, ServerProcess]:
@@ -123,11 +139,42 @@ def _any_of(dice: random.Random, pids: list[int]) -> list[int]:
 
 
 @asynccontextmanager
-async def installed(seed: int) -> AsyncIterator[Installation]:
+async def installed(seed: int, *, is_poisoned: bool = False) -> AsyncIterator[Installation]:
     """Everything running, with a catalogue and a model of random vectors; nothing of it is left afterwards."""
     home = temporary_folder()
-    postgres, redis = EmbeddedPostgres(home), EmbeddedRedis(home)
+    with _small_disk(home / "disk") if is_poisoned else nullcontext() as disk:
+        postgres = EmbeddedPostgres(disk or home, _POISONED if is_poisoned else None)
+        try:
+            async with _running(home, postgres, seed, disk, is_poisoned=is_poisoned) as installation:
+                yield installation
+        finally:
+            if postgres.is_running():
+                postgres.stop()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _small_disk(folder: Path) -> Iterator[Path | None]:
+    """A file system that is soon full; None where there is no right to mount one."""
+    folder.mkdir()
+    # Whoever takes the process for root's may be in a container that has not the right.
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={_DISK},mode=755", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    try:
+        yield folder if mounted.returncode == 0 else None
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@asynccontextmanager
+async def _running(
+    home: Path, postgres: EmbeddedPostgres, seed: int, disk: Path | None, *, is_poisoned: bool
+) -> AsyncIterator[Installation]:
+    redis = EmbeddedRedis(home)
     servers: tuple[ServerProcess, ...] = ()
+    networks: list[Proxy] = []
     try:
         await asyncio.to_thread(postgres.start)
         await asyncio.to_thread(redis.start)
@@ -135,10 +182,16 @@ async def installed(seed: int) -> AsyncIterator[Installation]:
         environment = kept | {
             "RECSVC_DATABASE_URL": postgres.url,
             "RECSVC_REDIS_URL": redis.url,
-            "RECSVC_SERVER__METRICS_PORT": "0",
             "RECSVC_WATCH__HEARTBEAT_S": str(HEARTBEAT_S),
             "RECSVC_LOG_LEVEL": "WARNING",
         }
+        if is_poisoned:
+            networks.append(Proxy(socket_folder(disk or home) / ".s.PGSQL.5432"))
+            networks.append(Proxy(socket_folder(home) / "redis.sock"))
+            environment |= {
+                "RECSVC_DATABASE_URL": f"postgresql://recsvc@127.0.0.1:{networks[0].port}/recsvc",
+                "RECSVC_REDIS_URL": f"redis://127.0.0.1:{networks[1].port}",
+            }
         servers = tuple(ServerProcess(environment, home / f"{name}.log") for name in ("server", "projector"))
         settings = Settings(
             database_url=postgres.url,
@@ -146,16 +199,17 @@ async def installed(seed: int) -> AsyncIterator[Installation]:
             auth=AuthSettings(argon2_time_cost=1, argon2_memory_kib=64),
         )
         tenant_key, key = await _furnished(settings, seed)
-        installation = Installation(home, postgres, redis, servers[0], servers[1], tenant_key, key)
+        before = (networks[0], networks[1]) if networks else (None, None)
+        installation = Installation(home, postgres, redis, servers[0], servers[1], tenant_key, key, disk, *before)
         await installation.start_what_is_down()
         yield installation
     finally:
         for server in servers:
             server.kill()
-        for store in (postgres, redis):
-            if store.is_running():
-                store.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        for network in networks:
+            network.close()
+        if redis.is_running():
+            redis.stop()
 
 
 async def _furnished(settings: Settings, seed: int) -> tuple[TenantKey, str]:
