@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := .venv-audit
 
-.PHONY: help run test chaos security check audit protos bench lock format clean
+.PHONY: help run test chaos soak security check audit protos bench lock format clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -24,10 +24,13 @@ run: $(READY) ## Install, start PostgreSQL and Redis under ./.data, load data, t
 test: $(READY) ## Run every test on servers that the tests start themselves.
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-chaos: $(READY) ## Kill and stop servers, PostgreSQL and Redis under load.
+chaos: $(READY) ## Kill servers, and break PostgreSQL and Redis in many ways, under load.
 	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \
 	  RECSVC_CHAOS_RESTARTS=$${RECSVC_CHAOS_RESTARTS:-10} \
 	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py tests/chaos/test_rolling_restart.py
+
+soak: $(READY) ## Fifteen minutes of steady load: memory, files and connections must not grow.
+	RECSVC_SOAK_S=$${RECSVC_SOAK_S:-900} $(BIN)/python -m pytest -s tests/chaos/test_soak.py
 
 security: $(READY) ## Attack the service: keys, tenants, limits, and over a million fuzzed inputs.
 	RECSVC_SECURITY_ROUNDS=$${RECSVC_SECURITY_ROUNDS:-30} $(BIN)/python -m pytest -s --timeout 3600 tests/security
