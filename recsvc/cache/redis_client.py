@@ -16,7 +16,7 @@ import redis.asyncio as aioredis
 import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.breaker import Breaker, BreakerOpen
@@ -49,6 +49,8 @@ class RedisClient:
             "redis",
             failures=settings.breaker_failures,
             reset_s=settings.breaker_reset_s,
+            # One that answers costs no wait, whatever it refuses.
+            is_failure=lambda error: not isinstance(error, ResponseError),
             on_change=metrics.breaker_changed("redis"),
         )
         self._redis = aioredis.Redis.from_url(
@@ -134,9 +136,14 @@ class RedisClient:
             return True
         try:
             with self._breaker.guard():
-                await self._set_versions(
-                    keys=list(versions), args=[int(self._settings.version_ttl_s), channel, *versions.values()]
-                )
+                try:
+                    await self._set_versions(
+                        keys=list(versions), args=[int(self._settings.version_ttl_s), channel, *versions.values()]
+                    )
+                except ResponseError:
+                    # Out of memory it takes nothing and still answers lists: of an unknown version none is current.
+                    await self._redis.unlink(*versions)
+                    raise
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self._note(error)
             return False

@@ -29,7 +29,7 @@ from recsvc.settings import PostgresSettings
 from recsvc.storage.database import Database
 from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
-from tests.chaos.faults import FAULTS, postgres_killed
+from tests.chaos.faults import FAULTS, postgres_killed, redis_out_of_memory
 from tests.chaos.installation import Installation, installed
 from tests.chaos.proxy import Toxic
 
@@ -272,3 +272,17 @@ async def test_an_answer_that_never_comes_is_waited_for_little_longer_than_its_s
         async with asyncio.timeout(_DEADLINE_S):
             with network.poisoned(Toxic(is_partitioned=True)), pytest.raises(StorageUnavailable):
                 await database.fetch_all(installation.tenant_key, "SELECT 1", {})
+
+
+async def test_no_list_misses_an_acknowledged_event_while_redis_is_out_of_memory(installation: Installation) -> None:
+    async with Api.connected(installation.server.port, installation.key) as api:
+        before = {f"u{user}": await _ask(api, f"u{user}", fresh=False) for user in range(_USERS)}
+        with redis_out_of_memory(installation):
+            for user_id, answer in before.items():
+                bought = answer.items[0].item_id
+                event = events_pb.Event(
+                    event_id=f"bought-{user_id}", event_type="purchase", user_id=user_id, item_id=bought
+                )
+                await _record(api, event, Recorded())
+                after = await _ask(api, user_id, fresh=False)
+                assert bought not in {item.item_id for item in after.items}
