@@ -26,9 +26,11 @@ class Connection(psycopg.AsyncConnection[DictRow]):
 
     longest_wait_s: how long any one wait for the server may take. A statement ends with its own time-out, but only at a
     server that can be heard: behind a network that swallows everything the wait would last until TCP gives up.
+    generation: of the pool's connections, which are replaced all at once.
     """
 
     longest_wait_s: float | None = None
+    generation = 0
 
     async def wait(
         self,

@@ -47,12 +47,23 @@ _ENTER_SERVICE = (
 class Database:
     """A pool to one PostgreSQL; an async context manager."""
 
-    def __init__(self, url: str, settings: PostgresSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: PostgresSettings,
+        metrics: Metrics,
+        *,
+        name: str = "postgresql",
+        must_answer: bool = True,
+    ) -> None:
+        """name: of its breaker and pool. must_answer: whether there is no beginning without it."""
         self._settings = settings
-        self._show_state = metrics.breaker_changed("postgresql")
+        self._must_answer = must_answer
+        self._show_state = metrics.breaker_changed(name)
         self._prober: asyncio.Task[None] | None = None
+        self._generation = 0
         self._breaker = Breaker(
-            "postgresql",
+            name,
             failures=settings.breaker_failures,
             reset_s=settings.breaker_reset_s,
             slow_s=settings.breaker_slow_s,
@@ -76,16 +87,16 @@ class Database:
             max_waiting=settings.pool_size * 50,
             # The pauses between attempts double: after so long they begin again with a short one.
             reconnect_timeout=settings.reconnect_s,
-            configure=_configure,
+            configure=self._configure,
             check=None,
             open=False,
-            name="recsvc",
+            name=f"recsvc-{name}",
         )
 
     async def __aenter__(self) -> Self:
-        """Open the pool. Raises StorageUnavailable when no connection comes about in time."""
+        """Open the pool. Raises StorageUnavailable when no connection comes about in time and one must."""
         try:
-            await self._pool.open(wait=True, timeout=self._settings.connect_timeout_s * 3)
+            await self._pool.open(wait=self._must_answer, timeout=self._settings.connect_timeout_s * 3)
         except PoolTimeout as error:
             await self._pool.close()
             raise StorageUnavailable from error
@@ -135,11 +146,27 @@ class Database:
             connection.longest_wait_s = None if timeout_s is None else timeout_s + _ON_ITS_WAY_S
             try:
                 yield connection
-            except BaseException:
+            except BaseException as error:
                 if task is not None and task.cancelling():
                     # A pipeline that was cut off leaves answers behind, which the next user would take for its own.
                     await connection.close()
+                elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or connection.broken:
+                    await connection.close()
+                    await self._leave_server(connection.generation)
                 raise
+
+    async def _leave_server(self, generation: int) -> None:
+        """Replace every connection: the server is dead, or no longer the primary, and so it is for all of them."""
+        # Those that were made together fail together; only the first of them speaks of the connections that are left.
+        if generation == self._generation:
+            self._generation += 1
+            await self._pool.drain()
+
+    async def _configure(self, connection: Connection) -> None:
+        connection.generation = self._generation
+        # On a database that was not migrated yet the types do not exist: migrations run on such connections.
+        with suppress(psycopg.ProgrammingError):
+            await register_vector_async(connection)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -261,14 +288,6 @@ def _milliseconds(seconds: float) -> str:
 
 def _as_query(query: str | sql.Composed) -> sql.Composed | bytes:
     return query.encode() if isinstance(query, str) else query
-
-
-async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    # On a database that was not migrated yet the types do not exist: migrations run on such connections.
-    try:
-        await register_vector_async(connection)
-    except psycopg.ProgrammingError:
-        return
 
 
 @contextmanager

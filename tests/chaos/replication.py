@@ -1,0 +1,93 @@
+"""A primary and a streaming replica that may be paused, killed and promoted."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+
+from recsvc.embedded.postgres import EmbeddedPostgres, _binary
+from recsvc.embedded.process import Account
+from recsvc.storage.migrator import migrate
+from tests.conftest import temporary_folder
+from tests.processes import family, kill_9
+
+
+@dataclass(frozen=True)
+class ReplicatedPair:
+    """Two servers with the same data, until they are parted."""
+
+    primary: EmbeddedPostgres
+    replica: EmbeddedPostgres
+
+    @property
+    def url(self) -> str:
+        """Whichever of the two takes writes."""
+        hosts = ",".join(_sockets(server) for server in (self.primary, self.replica))
+        return f"postgresql://recsvc@/recsvc?host={hosts}&target_session_attrs=read-write"
+
+    async def pause_replay(self) -> None:
+        """The replica receives what the primary writes, and does not show it."""
+        await run(self.replica.url, b"SELECT pg_wal_replay_pause()")
+
+    async def resume_replay(self) -> None:
+        """The replica shows what it has received meanwhile."""
+        await run(self.replica.url, b"SELECT pg_wal_replay_resume()")
+
+    async def promote(self) -> None:
+        """The replica is a primary when this returns."""
+        await run(self.replica.url, b"SELECT pg_promote(true, 30)")
+
+    @staticmethod
+    def kill(server: EmbeddedPostgres) -> None:
+        """kill -9 of the server with all its processes."""
+        pid = server.pid()
+        kill_9(*(family(pid) if pid is not None else ()))
+
+
+@asynccontextmanager
+async def replicated_pair() -> AsyncIterator[ReplicatedPair]:
+    """A migrated primary and a replica that streams from it; nothing of them is left afterwards."""
+    home = temporary_folder()
+    options = {"fsync": "off", "shared_buffers": "32MB"}
+    pair = ReplicatedPair(EmbeddedPostgres(home / "one", options), EmbeddedPostgres(home / "two", options))
+    try:
+        for folder in ("one", "two"):
+            (home / folder).mkdir(mode=0o755)
+        await asyncio.to_thread(pair.primary.start)
+        await migrate(pair.primary.url)
+        await asyncio.to_thread(_copy_cluster, pair.primary, home / "two" / "postgres")
+        await asyncio.to_thread(pair.replica.start)
+        yield pair
+    finally:
+        for server in (pair.replica, pair.primary):
+            await asyncio.to_thread(server.stop)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+async def run(url: str, statement: bytes) -> object:
+    """The first value of a statement's answer."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        row = await (await connection.execute(statement)).fetchone()
+    return row[0] if row else None
+
+
+def _copy_cluster(primary: EmbeddedPostgres, cluster: Path) -> None:
+    account = Account.current()
+    account.own(cluster)
+    command = [
+        str(_binary("pg_basebackup")), "-h", _sockets(primary), "-U", "recsvc", "-D", str(cluster), "-R",
+        "-c", "fast", "-X", "stream", "--no-sync",
+    ]  # fmt: skip
+    done = account.run(command, timeout_s=60)
+    assert done.returncode == 0, done.stdout
+
+
+def _sockets(server: EmbeddedPostgres) -> str:
+    return parse_qs(urlsplit(server.url).query)["host"][0]
