@@ -72,6 +72,7 @@ from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.migrator import MigrationError, migrate
 from recsvc.storage.models import ModelRepository
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.shown import ShownRepository
 from recsvc.storage.similar_items import SimilarItemRepository
 from recsvc.storage.similar_users import SimilarUserRepository
@@ -107,6 +108,7 @@ class Storage:
     urls: Urls
     metrics: Metrics
     database: Database
+    replicas: Replicas
     redis: RedisClient
     changes: VersionAnnouncer
     tenants: TenantRepository
@@ -185,21 +187,23 @@ async def open_storage(settings: Settings, *, wait_s: float = 0.0) -> AsyncItera
         found = await look(database)
         if found.condition is Condition.UNFIT:
             raise MigrationError(found.detail)
+        replicas = await stack.enter_async_context(Replicas(database, settings.postgres, metrics))
         redis = await stack.enter_async_context(RedisClient(urls.redis_url, settings.cache, metrics))
         changes = VersionAnnouncer(redis)
         longest_transaction_s = settings.postgres.bulk_statement_timeout_s
         counters = ItemCounterRepository(database)
-        events = EventRepository(database, changes, counters, longest_transaction_s=longest_transaction_s)
+        events = EventRepository(database, replicas, changes, counters, longest_transaction_s=longest_transaction_s)
         yield Storage(
             settings=settings,
             urls=urls,
             metrics=metrics,
             database=database,
+            replicas=replicas,
             redis=redis,
             changes=changes,
             tenants=TenantRepository(database, changes),
             keys=ApiKeyRepository(database, changes),
-            items=ItemRepository(database, changes, longest_transaction_s=longest_transaction_s),
+            items=ItemRepository(database, replicas, changes, longest_transaction_s=longest_transaction_s),
             users=UserRepository(database, changes, events),
             events=events,
             event_types=EventTypeRepository(database, changes),
@@ -209,7 +213,7 @@ async def open_storage(settings: Settings, *, wait_s: float = 0.0) -> AsyncItera
             training_runs=TrainingRunRepository(database),
             states=UserStateRepository(database),
             candidates=CandidateRepository(database),
-            snapshots=SnapshotRepository(database),
+            snapshots=SnapshotRepository(database, replicas),
             similar_items=SimilarItemRepository(database),
             similar_users=SimilarUserRepository(database),
             shown=ShownRepository(database),

@@ -8,7 +8,7 @@ are named with a double underscore: `RECSVC_POSTGRES__POOL_SIZE=20`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -25,6 +25,12 @@ class PostgresSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    replica_urls: Sequence[SecretStr] = Field(
+        (),
+        description='Read replicas, as JSON: ["postgresql://…"]. Reads that may be a little old go there.',
+    )
+    replica_max_lag_s: float = Field(5.0, gt=0, description="A replica that lags more is not asked until it caught up.")
+    replica_check_s: float = Field(1.0, gt=0, description="How often the lag is looked at, give or take a quarter.")
     pool_min_size: int = Field(2, ge=1, description="Connections that each process keeps open.")
     pool_size: int = Field(10, ge=1, description="Connections that each process opens at most.")
     pool_timeout_s: float = Field(2.0, gt=0, description="How long a call waits for a free connection.")

@@ -24,6 +24,7 @@ from recsvc.embedded import embedded_servers
 from recsvc.settings import AuthSettings, ServerSettings, Settings
 from recsvc.storage.database import Database
 from recsvc.storage.migrator import migrate
+from recsvc.storage.replicas import Replicas
 from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
 
@@ -91,6 +92,13 @@ async def database_url(settings: Settings) -> str:
 async def database(database_url: str, settings: Settings) -> AsyncIterator[Database]:
     """An open pool."""
     async with Database(database_url, settings.postgres, Metrics()) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def replicas(database: Database, settings: Settings) -> AsyncIterator[Replicas]:
+    """None."""
+    async with Replicas(database, settings.postgres, Metrics()) as opened:
         yield opened
 
 

@@ -177,9 +177,11 @@ class CandidateFinder:
             self._held.pop(tenant_key, None)
             self._not_before[tenant_key] = start + _TOO_LARGE_S
             return
-        snapshot = await self._snapshots.read(tenant_key, model, self._settings.neighbors_per_item)
+        snapshot = await self._snapshots.read(tenant_key, model, self._settings.neighbors_per_item, profile.version)
         counted = time.monotonic()
         counters = await self._snapshots.counters(tenant_key, snapshot)
+        # The snapshot may be a replica's, and its vectors a little older than the counters.
+        await self._snapshots.renew_vectors(tenant_key, model, snapshot, counters)
 
         async def states(asked: Sequence[tuple[UserKind, str]]) -> Sequence[tuple[int, SubjectState | None]]:
             return await self._snapshots.subject_states(tenant_key, model, asked, self._settings.neighbor_history_items)

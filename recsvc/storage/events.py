@@ -28,6 +28,7 @@ from recsvc.storage.database import Database, execute
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.listing import PageQuestion, fetch_page
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.statements import compose, load
 
 _SQL = load("events")
@@ -71,10 +72,17 @@ class EventRepository:
     """Writes and reads the events of a tenant."""
 
     def __init__(
-        self, database: Database, changes: Changes, counters: ItemCounterRepository, *, longest_transaction_s: float
+        self,
+        database: Database,
+        replicas: Replicas,
+        changes: Changes,
+        counters: ItemCounterRepository,
+        *,
+        longest_transaction_s: float,
     ) -> None:
         """longest_transaction_s: no write takes longer; an incremental export must look back so far."""
         self._database = database
+        self._replicas = replicas
         self._changes = changes
         self._counters = counters
         self._longest_transaction_s = longest_transaction_s
@@ -112,16 +120,27 @@ class EventRepository:
         return [_stored_event(row) for row in rows]
 
     async def export(
-        self, tenant_key: TenantKey, tree: Tree | None, modified_after: datetime | None, now: datetime
+        self,
+        tenant_key: TenantKey,
+        tree: Tree | None,
+        modified_after: datetime | None,
+        now: datetime,
+        *,
+        may_lag: bool = True,
     ) -> AsyncIterator[tuple[datetime, Sequence[StoredEvent]]]:
-        """All events that match, in chunks, from one consistent snapshot; with each the moment of the snapshot."""
+        """All events that match, in chunks, from one consistent snapshot; with each the moment of the snapshot.
+
+        may_lag: whether a replica may answer.
+        """
         condition = compile_filter(tree, EVENT_COLUMNS, now)
         query = compose(_SQL["export_events"], filter=condition.condition)
         params = {"tenant": tenant_key, "modified_after": modified_after, **condition.params}
-        async with self._database.tenant_transaction(
-            tenant_key, snapshot=True, timeout_s=_EXPORT_TIMEOUT_S
+        async with self._replicas.export_transaction(
+            tenant_key, timeout_s=_EXPORT_TIMEOUT_S, may_lag=may_lag
         ) as connection:
-            snapshot_time = await self._database.snapshot_time(connection, self._longest_transaction_s)
+            snapshot_time = await self._database.snapshot_time(
+                connection, self._longest_transaction_s + self._replicas.oldest_s
+            )
             sent = False
             async with connection.cursor("export_events") as rows:
                 await rows.execute(query, params)

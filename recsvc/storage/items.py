@@ -39,6 +39,7 @@ from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, execute
 from recsvc.storage.filter_sql import ITEM_COLUMNS, Columns, compile_filter
 from recsvc.storage.listing import PageQuestion, fetch_page
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.retries import despite_deadlocks
 from recsvc.storage.statements import compose, load
 from recsvc.storage.tenants import raise_version
@@ -97,9 +98,17 @@ WriteOutcome = Written | DomainError
 class ItemRepository:
     """Writes and reads the items of a tenant."""
 
-    def __init__(self, database: Database, changes: Changes, *, longest_transaction_s: float = _BULK_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        replicas: Replicas,
+        changes: Changes,
+        *,
+        longest_transaction_s: float = _BULK_TIMEOUT_S,
+    ) -> None:
         """longest_transaction_s: no write takes longer; an incremental export must look back so far."""
         self._database = database
+        self._replicas = replicas
         self._changes = changes
         self._longest_transaction_s = longest_transaction_s
 
@@ -221,10 +230,10 @@ class ItemRepository:
         condition = compile_filter(tree, ITEM_COLUMNS, now)
         query = compose(_SQL["export_items"], filter=condition.condition)
         params = {"tenant": tenant_key, "modified_after": modified_after, **condition.params}
-        async with self._database.tenant_transaction(
-            tenant_key, snapshot=True, timeout_s=_EXPORT_TIMEOUT_S
-        ) as connection:
-            snapshot_time = await self._database.snapshot_time(connection, self._longest_transaction_s)
+        async with self._replicas.export_transaction(tenant_key, timeout_s=_EXPORT_TIMEOUT_S) as connection:
+            snapshot_time = await self._database.snapshot_time(
+                connection, self._longest_transaction_s + self._replicas.oldest_s
+            )
             deleted: list[ItemId] = []
             if modified_after is not None:
                 cursor = await execute(connection, _SQL["export_deleted"], params)

@@ -22,6 +22,7 @@ from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import UserKind
 from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, execute
+from recsvc.storage.replicas import ReplicaBehind, Replicas
 from recsvc.storage.statements import load
 
 _SQL = load("snapshots")
@@ -92,23 +93,38 @@ class SubjectState:
 class SnapshotRepository:
     """Reads snapshots, the counters that belong to them, and the states of many users at once."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replicas: Replicas) -> None:
         self._database = database
+        self._replicas = replicas
 
     async def size(self, tenant_key: TenantKey, limit: int) -> int:
         """How many items the tenant has; no more than `limit`."""
         row = await self._database.fetch_one(tenant_key, _SQL["catalogue_size"], {"tenant": tenant_key, "limit": limit})
         return int(row["items"]) if row else 0
 
-    async def read(self, tenant_key: TenantKey, model: ServingModel, neighbors_per_item: int) -> ServingSnapshot:
-        """The whole, as of one moment."""
+    async def read(
+        self, tenant_key: TenantKey, model: ServingModel, neighbors_per_item: int, version: int
+    ) -> ServingSnapshot:
+        """The whole, as of one moment at which the tenant had this version or a later one; a replica may answer."""
+        return await self._replicas.read(
+            lambda database: self._read(database, tenant_key, model, neighbors_per_item, version)
+        )
+
+    @staticmethod
+    async def _read(
+        database: Database, tenant_key: TenantKey, model: ServingModel, neighbors_per_item: int, version: int
+    ) -> ServingSnapshot:
         params = {
             "tenant": tenant_key,
             "model": model.model_key,
             "shard": model.shard,
             "neighbors_per_item": neighbors_per_item,
         }
-        async with self._database.tenant_transaction(tenant_key, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
+        async with database.tenant_transaction(tenant_key, snapshot=True, timeout_s=_TIMEOUT_S) as connection:
+            cursor = await execute(connection, _SQL["tenant_version"], params)
+            row = await cursor.fetchone()
+            if (row["version"] if row else 0) < version:
+                raise ReplicaBehind
             cursor = await execute(connection, _SQL["catalogue"], params)
             row = await cursor.fetchone()
             item_keys = [ItemKey(key) for key in row["item_keys"] or ()]

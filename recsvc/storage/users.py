@@ -159,7 +159,7 @@ class UserRepository:
         user = await self.get(tenant_key, user_id)
         yield UserExport(user=user)
         of_user = Comparison(Field("user_id", FieldType.STRING), Operator.EQ, user_id)
-        async for _, chunk in self._events.export(tenant_key, of_user, None, now):
+        async for _, chunk in self._events.export(tenant_key, of_user, None, now, may_lag=False):
             if chunk:
                 yield UserExport(events=chunk)
         async with self._database.tenant_transaction(tenant_key, snapshot=True) as connection:

@@ -115,6 +115,18 @@ class Metrics:
             multiprocess_mode=_LEAST,
             registry=self.registry,
         )
+        self.replica_lag_seconds = Gauge(
+            "recsvc_replica_lag_seconds",
+            "For how long a replica has lacked what the primary had; infinite while it is away.",
+            ["replica"],
+            registry=self.registry,
+        )
+        self.reads = Counter(
+            "recsvc_reads_total",
+            "Reads that may be a little old, by the server that was asked.",
+            ["target"],
+            registry=self.registry,
+        )
         self.degraded = Counter(
             "recsvc_degraded_answers_total",
             "Lists that are less than they could be, by where they came from instead.",

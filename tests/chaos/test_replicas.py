@@ -5,17 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import pytest
+from pydantic import SecretStr
 
+from recsvc.app import open_storage
+from recsvc.domain.catalog import Item
 from recsvc.domain.errors import StorageUnavailable
-from recsvc.settings import PostgresSettings
+from recsvc.domain.ids import ItemId, TenantId
+from recsvc.domain.tenancy import TenantSettings
+from recsvc.settings import PostgresSettings, Settings
+from recsvc.storage.candidates import NO_MODEL
 from recsvc.storage.database import Database
+from recsvc.storage.replicas import ReplicaBehind, Replicas
 from recsvc.telemetry.metrics import Metrics
-from tests.chaos.replication import ReplicatedPair, replicated_pair
+from tests.chaos.replication import ReplicatedPair, replicated_pair, run
 
 _PATIENCE_S = 20
+
+
+@pytest.fixture(scope="module")
+async def streaming() -> AsyncIterator[ReplicatedPair]:
+    """A primary and its replica, both there at the end of every test."""
+    async with replicated_pair() as started:
+        yield started
 
 
 @pytest.fixture
@@ -98,3 +112,104 @@ async def _backends(database: Database, size: int) -> set[int]:
             return int(row["pid"]) if row else 0
 
     return set(await asyncio.gather(*(backend() for _ in range(size))))
+
+
+def _with_replica(pair: ReplicatedPair, max_lag_s: float) -> PostgresSettings:
+    return PostgresSettings(
+        replica_urls=[SecretStr(pair.replica.url)],
+        replica_max_lag_s=max_lag_s,
+        replica_check_s=0.2,
+        breaker_reset_s=0.2,
+    )
+
+
+@asynccontextmanager
+async def _routed(pair: ReplicatedPair) -> AsyncIterator[Replicas]:
+    settings = _with_replica(pair, max_lag_s=0.5)
+    async with (
+        Database(pair.primary.url, settings, Metrics()) as primary,
+        Replicas(primary, settings, Metrics()) as replicas,
+    ):
+        await _until(replicas, {"replica1"})
+        yield replicas
+
+
+async def _until(replicas: Replicas, fresh: set[str]) -> float:
+    """Seconds until these replicas are in the set."""
+    start = time.monotonic()
+    async with asyncio.timeout(_PATIENCE_S):
+        while replicas.fresh != fresh:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return time.monotonic() - start
+
+
+async def _is_replica(database: Database) -> bool:
+    async with database.service_transaction() as connection:
+        row = await (await connection.execute(b"SELECT pg_is_in_recovery() AS is_replica")).fetchone()
+    return bool(row and row["is_replica"])
+
+
+async def test_a_read_that_may_be_old_goes_to_a_replica(streaming: ReplicatedPair) -> None:
+    async with _routed(streaming) as replicas:
+        assert await replicas.read(_is_replica)
+
+
+async def test_a_replica_that_lags_leaves_the_set_and_comes_back(streaming: ReplicatedPair) -> None:
+    async with _routed(streaming) as replicas:
+        await streaming.pause_replay()
+        try:
+            await run(streaming.primary.url, b"SELECT pg_logical_emit_message(true, 'test', 'a change')::text")
+            left_s = await _until(replicas, set())
+            assert not await replicas.read(_is_replica)
+        finally:
+            await streaming.resume_replay()
+        print(f"\nleft after {left_s:.2f} s, back after {await _until(replicas, {'replica1'}):.2f} s")
+
+
+async def test_an_idle_primary_does_not_make_a_replica_look_late(streaming: ReplicatedPair) -> None:
+    async with _routed(streaming) as replicas:
+        await asyncio.sleep(1.0)
+        assert replicas.fresh == {"replica1"}
+
+
+async def test_what_a_replica_lacks_is_read_from_the_primary(streaming: ReplicatedPair) -> None:
+    async def newest(database: Database) -> bool:
+        if await _is_replica(database):
+            raise ReplicaBehind
+        return True
+
+    async with _routed(streaming) as replicas:
+        assert await replicas.read(newest)
+        assert replicas.fresh == {"replica1"}
+
+
+async def test_reads_of_a_killed_replica_are_answered_by_the_primary(streaming: ReplicatedPair) -> None:
+    async with _routed(streaming) as replicas:
+        streaming.kill(streaming.replica)
+        try:
+            answers = [await replicas.read(_is_replica) for _ in range(200)]
+        finally:
+            await asyncio.to_thread(streaming.replica.start)
+        assert answers == [False] * 200
+        print(f"\n200 of 200 reads answered; back after {await _until(replicas, {'replica1'}):.2f} s")
+
+
+async def test_a_snapshot_is_never_older_than_the_version_that_it_goes_under(
+    streaming: ReplicatedPair, settings: Settings
+) -> None:
+    changed = {
+        "database_url": SecretStr(streaming.primary.url),
+        "postgres": _with_replica(streaming, max_lag_s=60.0),
+    }
+    async with open_storage(settings.model_copy(update=changed)) as storage:
+        tenant_key = (await storage.tenants.create(TenantId("shop"), "", TenantSettings())).tenant_key
+        await _until(storage.replicas, {"replica1"})
+        await streaming.pause_replay()
+        try:
+            await storage.items.upsert_many(tenant_key, [Item(ItemId("a"))])
+            version = (await storage.tenants.profile(tenant_key)).version
+            snapshot = await storage.snapshots.read(tenant_key, NO_MODEL, 10, version)
+        finally:
+            await streaming.resume_replay()
+        assert list(snapshot.item_ids) == ["a"]
+        assert storage.replicas.fresh == {"replica1"}

@@ -21,6 +21,7 @@ from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import user_service_pb2 as user_pb
 from recsvc.storage.database import Database
 from recsvc.storage.items import ItemRepository, Written
+from recsvc.storage.replicas import Replicas
 from tests.api import Api, failure, failure_of, stream_failure
 from tests.conftest import RecordedChanges
 from tests.rivals import new_stranger, rows, run, stranger_api, until_blocked, until_idle
@@ -563,9 +564,9 @@ class TestDeletion:
         assert listed.item_id == "b"
 
     async def test_those_who_touched_it_are_announced(
-        self, database: Database, api: Api, tenant: TenantKey, changes: RecordedChanges
+        self, database: Database, replicas: Replicas, api: Api, tenant: TenantKey, changes: RecordedChanges
     ) -> None:
-        items = ItemRepository(database, changes)
+        items = ItemRepository(database, replicas, changes)
         await items.upsert_many(tenant, [Item(ItemId("a")), Item(ItemId("b"))])
         await _record(api, _view("1", "a", "u"), _view("2", "b", "v"))
         touched = await rows(
@@ -590,9 +591,9 @@ class TestAnnouncements:
     """No cached list outlives a change of the catalogue: every write raises the version, and only after its commit."""
 
     async def test_every_write_announces_a_higher_version(
-        self, database: Database, tenant: TenantKey, changes: RecordedChanges
+        self, database: Database, replicas: Replicas, tenant: TenantKey, changes: RecordedChanges
     ) -> None:
-        items = ItemRepository(database, changes)
+        items = ItemRepository(database, replicas, changes)
         await items.create(tenant, Item(ItemId("a")))
         await items.upsert_many(tenant, [Item(ItemId("b"))])
         await items.change(tenant, ItemId("a"), lambda present: present or Item(ItemId("a")))
@@ -602,13 +603,13 @@ class TestAnnouncements:
         assert versions == sorted(set(versions))
 
     async def test_a_refused_write_announces_nothing(
-        self, database: Database, tenant: TenantKey, changes: RecordedChanges
+        self, database: Database, replicas: Replicas, tenant: TenantKey, changes: RecordedChanges
     ) -> None:
         def refuse(present: Item | None) -> Item:
             raise ItemNotFound("a")
 
         with pytest.raises(ItemNotFound):
-            await ItemRepository(database, changes).change(tenant, ItemId("a"), refuse)
+            await ItemRepository(database, replicas, changes).change(tenant, ItemId("a"), refuse)
         assert not changes.tenants
 
 
@@ -697,9 +698,9 @@ class TestIsolation:
 
 
 async def test_many_items_are_written_through_the_repository_by_copy(
-    database: Database, tenant: TenantKey, changes: RecordedChanges
+    database: Database, replicas: Replicas, tenant: TenantKey, changes: RecordedChanges
 ) -> None:
-    items = ItemRepository(database, changes)
+    items = ItemRepository(database, replicas, changes)
     batch = [Item(ItemId(f"{number:06}"), title=f"{number}", categories=("x", "y")) for number in range(20_000)]
     outcomes = await items.upsert_many(tenant, batch)
     assert _created(outcomes) == 20_000

@@ -59,7 +59,7 @@ async def test_every_touched_user_is_announced_with_a_higher_version(
     storage: Storage, tenant: TenantKey, changes: RecordedChanges
 ) -> None:
     await _items(storage, tenant)
-    writer = EventRepository(storage.database, changes, storage.counters, longest_transaction_s=60)
+    writer = EventRepository(storage.database, storage.replicas, changes, storage.counters, longest_transaction_s=60)
     await writer.write(tenant, [_event(1), _event(2)])
     await writer.write(tenant, [_event(21)])
     (_, first), (_, second) = changes.users

@@ -2,6 +2,10 @@
 -- How many items a tenant has, counted no further than wanted.
 SELECT count(*) AS items FROM (SELECT FROM items WHERE tenant_key = %(tenant)s LIMIT %(limit)s) counted;
 
+-- tenant_version --
+-- Which changes of the catalogue and the model are in what is read here.
+SELECT version FROM tenant_versions WHERE tenant_key = %(tenant)s;
+
 -- catalogue --
 -- What lists need to know of all items, in the order of their ids.
 SELECT array_agg(item_key) AS item_keys, array_agg(item_id) AS item_ids, array_agg(is_open) AS is_open,
