@@ -258,10 +258,14 @@ class Database:
         """A moment such that whatever a snapshot misses was written after it.
 
         Rows carry the start of the transaction that wrote them; one that is still open may have begun as long ago as
-        a transaction may last. An export from here on repeats a little rather than miss something.
+        a transaction may last. An export from here on repeats a little rather than miss something. On a replica the
+        last commit that it has replayed counts, however far it lags; before the first one, everything is repeated.
         """
         cursor = await connection.execute(
-            b"SELECT now() - make_interval(secs => %s) AS snapshot_time", [longest_transaction_s]
+            b"SELECT CASE WHEN pg_is_in_recovery()"
+            b" THEN least(now(), coalesce(pg_last_xact_replay_timestamp(), 'epoch')) ELSE now() END"
+            b" - make_interval(secs => %s) AS snapshot_time",
+            [longest_transaction_s],
         )
         row = await cursor.fetchone()
         moment: datetime = row["snapshot_time"] if row else datetime.now(UTC)

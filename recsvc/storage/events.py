@@ -138,9 +138,7 @@ class EventRepository:
         async with self._replicas.export_transaction(
             tenant_key, timeout_s=_EXPORT_TIMEOUT_S, may_lag=may_lag
         ) as connection:
-            snapshot_time = await self._database.snapshot_time(
-                connection, self._longest_transaction_s + self._replicas.oldest_s
-            )
+            snapshot_time = await self._database.snapshot_time(connection, self._longest_transaction_s)
             sent = False
             async with connection.cursor("export_events") as rows:
                 await rows.execute(query, params)

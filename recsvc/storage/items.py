@@ -231,9 +231,7 @@ class ItemRepository:
         query = compose(_SQL["export_items"], filter=condition.condition)
         params = {"tenant": tenant_key, "modified_after": modified_after, **condition.params}
         async with self._replicas.export_transaction(tenant_key, timeout_s=_EXPORT_TIMEOUT_S) as connection:
-            snapshot_time = await self._database.snapshot_time(
-                connection, self._longest_transaction_s + self._replicas.oldest_s
-            )
+            snapshot_time = await self._database.snapshot_time(connection, self._longest_transaction_s)
             deleted: list[ItemId] = []
             if modified_after is not None:
                 cursor = await execute(connection, _SQL["export_deleted"], params)

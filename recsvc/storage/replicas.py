@@ -140,13 +140,6 @@ class Replicas:
             except SerializationFailure as error:
                 raise StorageUnavailable from error
 
-    @property
-    def oldest_s(self) -> float:
-        """How old a read may be: the bound on the lag, and what passes between two looks; 0 without replicas."""
-        if not self._replicas:
-            return 0.0
-        return self._settings.replica_max_lag_s + 2 * self._settings.replica_check_s * (1 + _JITTER)
-
     def _choose(self) -> str | None:
         return random.choice(sorted(self._fresh)) if self._fresh else None  # noqa: S311  (spreads load)
 

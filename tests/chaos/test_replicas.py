@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 
 import pytest
 from pydantic import SecretStr
@@ -213,3 +214,19 @@ async def test_a_snapshot_is_never_older_than_the_version_that_it_goes_under(
             await streaming.resume_replay()
         assert list(snapshot.item_ids) == ["a"]
         assert storage.replicas.fresh == {"replica1"}
+
+
+async def test_the_moment_of_an_export_is_before_what_the_replica_lacks(streaming: ReplicatedPair) -> None:
+    async def moment(database: Database) -> datetime:
+        async with database.service_transaction() as connection:
+            return await database.snapshot_time(connection, 0.0)
+
+    async with database_of(streaming.primary.url) as primary, database_of(streaming.replica.url) as replica:
+        await streaming.pause_replay()
+        try:
+            before = await moment(primary)
+            await run(streaming.primary.url, b"SELECT pg_logical_emit_message(true, 'test', 'a change')::text")
+            await asyncio.sleep(0.2)
+            assert await moment(replica) <= before
+        finally:
+            await streaming.resume_replay()
