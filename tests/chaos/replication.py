@@ -18,6 +18,8 @@ from recsvc.storage.migrator import migrate
 from tests.conftest import temporary_folder
 from tests.processes import family, kill_9
 
+_PAUSED_S = 10.0
+
 
 @dataclass(frozen=True)
 class ReplicatedPair:
@@ -35,6 +37,9 @@ class ReplicatedPair:
     async def pause_replay(self) -> None:
         """The replica receives what the primary writes, and does not show it."""
         await run(self.replica.url, b"SELECT pg_wal_replay_pause()")
+        async with asyncio.timeout(_PAUSED_S):
+            while await run(self.replica.url, b"SELECT pg_get_wal_replay_pause_state()") != "paused":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     async def resume_replay(self) -> None:
         """The replica shows what it has received meanwhile."""
