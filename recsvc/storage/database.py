@@ -117,13 +117,8 @@ class Database:
         """Ask PostgreSQL now and then until it answers, so that calls need not find out."""
         while not self._breaker.is_closed:
             await asyncio.sleep(self._settings.breaker_reset_s / 2)
-            with suppress(DeadlinePassed, BreakerOpen):
-                try:
-                    await in_time(self._answer_probe(), self._settings.breaker_slow_s)
-                except StorageUnavailable:
-                    # If its connection was dead, so may be all that were made before: probing them one by one, a pause
-                    # between, would take as many pauses as there are.
-                    await self._pool.drain()
+            with suppress(StorageUnavailable, DeadlinePassed, BreakerOpen):
+                await in_time(self._answer_probe(), self._settings.breaker_slow_s)
 
     async def _answer_probe(self) -> None:
         with self._breaker.guard(probe=True), translated_errors():
