@@ -20,12 +20,17 @@ from datetime import UTC, datetime, timedelta
 
 from recsvc.domain.errors import CredentialsInvalid, DeadlinePassed, Overloaded, StorageUnavailable
 from recsvc.domain.tenancy import Principal
+from recsvc.resilience.in_time import in_time
 from recsvc.rpc.key_hasher import HASHES_PER_KEY, KeyHasher, parsed
 from recsvc.settings import AuthSettings
 from recsvc.storage.api_keys import ApiKeyRepository, StoredKey
 
 _UNHEARD_S = 1.0
 """While changes are not heard of, a key is looked at again after so long: a revocation must hold within two seconds."""
+
+_LOOK_S = 1.6
+"""All calls of a key wait while it is looked at again, so that this must not take all of their time: a database that
+does not answer is an outage. A little longer than what the breaker calls slow, so that it counts there."""
 
 _VOUCHED = b"by a certificate"
 """Stands for the digest of a secret; shorter than any."""
@@ -165,7 +170,7 @@ class Authenticator:
     async def _looked_at_again(self, key_id: str, secret: str, trusted: _Trusted) -> Principal:
         forgotten = self._forgotten
         try:
-            stored = await self._keys.find(key_id)
+            stored = await in_time(self._keys.find(key_id), _LOOK_S)
         except (StorageUnavailable, DeadlinePassed):
             return self._despite_outage(trusted)
         if stored is None or trusted.secret_hash not in _good_hashes(stored):
@@ -181,7 +186,7 @@ class Authenticator:
     async def _looked_at(self, key_id: str) -> Principal:
         forgotten = self._forgotten
         try:
-            stored = await self._keys.find(key_id)
+            stored = await in_time(self._keys.find(key_id), _LOOK_S)
         except (StorageUnavailable, DeadlinePassed):
             return self._despite_outage(self._known(key_id, _VOUCHED))
         if stored is None or not _good_hashes(stored):
@@ -209,7 +214,7 @@ class Authenticator:
         if last is None or datetime.now(UTC) - last >= _USE_NOTED_EVERY:
             # Whether a key is good does not depend on this.
             with suppress(StorageUnavailable, DeadlinePassed):
-                await self._keys.note_use(stored.key.key_id, _USE_NOTED_EVERY)
+                await in_time(self._keys.note_use(stored.key.key_id, _USE_NOTED_EVERY), _LOOK_S)
 
     def _trust(self, stored: StoredKey, digest: bytes, secret_hash: str) -> _Trusted:
         now, moment = time.monotonic(), datetime.now(UTC)

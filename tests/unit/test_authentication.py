@@ -47,9 +47,12 @@ class Keys:
     looked_at: int = 0
     noted: list[str] = field(default_factory=list)
     is_away: bool = False
+    is_silent: bool = False
 
     async def find(self, key_id: str) -> StoredKey | None:
         self.looked_at += 1
+        if self.is_silent:
+            await asyncio.sleep(60)
         if self.is_away:
             raise StorageUnavailable
         return self.stored.get(key_id)
@@ -239,6 +242,17 @@ async def test_while_storage_is_away_a_trusted_key_is_good_for_a_bounded_time() 
     await asyncio.sleep(1.05)
     with pytest.raises(StorageUnavailable):
         await door.authenticator.authenticate(fresh.text)
+
+
+async def test_a_storage_that_says_nothing_is_not_waited_for_long() -> None:
+    door = Door(settings=CHEAP.model_copy(update={"cache_ttl_s": 0.05}))
+    fresh = await door.hasher.make()
+    door.keys.add(fresh)
+    await door.enters(fresh.text)
+    door.keys.is_silent = True
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(4):
+        assert await door.enters(fresh.text)
 
 
 @pytest.mark.parametrize("doubt", ["announced", "gap", "unheard", "expired"])
