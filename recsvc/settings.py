@@ -27,7 +27,7 @@ class PostgresSettings(BaseModel):
 
     replica_urls: Sequence[SecretStr] = Field(
         (),
-        description='Read replicas, as JSON: ["postgresql://…"]. Reads that may be a little old go there.',
+        description='Read replicas, as JSON: ["URL", …]. Reads that may be a little old go there.',
     )
     replica_max_lag_s: float = Field(5.0, gt=0, description="A replica that lags more is not asked until it caught up.")
     replica_check_s: float = Field(1.0, gt=0, description="How often the lag is looked at, give or take a quarter.")

@@ -36,6 +36,7 @@ _HANDED_ON = {
     ("storage/database.py", "query"): "the same, within fetch_one",
     ("storage/database.py", "enter"): "one of two constants of this module",
     ("storage/api_keys.py", "statement"): "a block, given by rotate and revoke",
+    ("storage/replicas.py", "statement"): "one of two constants of this module",
     ("storage/listing.py", "statement"): "a block, given by the callers of fetch_page, each of which is read here",
     ("storage/statements.py", "statement"): "compose itself; its callers are read here",
     ("storage/migrator.py", "migration.script.encode()"): "a file of this package, checked against its checksum",
