@@ -37,7 +37,7 @@ from recsvc.rpc.interceptors.observation import Observation
 from recsvc.rpc.interceptors.request_id import HEADER
 from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.methods import policies
-from recsvc.rpc.pipeline import Pipeline
+from recsvc.rpc.pipeline import Pipeline, Stage
 from recsvc.rpc.server import FILES
 from recsvc.rpc.tenant_limits import TenantLimitSource
 from recsvc.rpc.validation import RequestValidator
@@ -199,25 +199,24 @@ async def _serve(redis_url: str) -> None:
     limited = (*known, limits(LimitSettings(reads_per_second=20_000, key_share=0.5)))
     settings = ServerSettings()
     ports, servers = [], []
-    for stages, validator in (
-        (None, None),
-        (None, pb.RecommendRequest),
-        (None, HEADER),
-        ((), _NoValidator()),
-        (observed, _NoValidator()),
-        (known, _NoValidator()),
-        (known, RequestValidator()),
-        (unlimited, RequestValidator()),
-        (limited, RequestValidator()),
+    parse = pb.RecommendRequest.FromString
+
+    def pipeline(stages: Sequence[Stage], validator: Any) -> Pipeline:
+        return Pipeline(stages, validator, policies(FILES, settings), settings)
+
+    for answered, deserializer, around in (
+        (echo, None, None),
+        (echo, parse, None),
+        (echo_with_header, parse, None),
+        (echo, parse, pipeline((), _NoValidator())),
+        (echo, parse, pipeline(observed, _NoValidator())),
+        (echo, parse, pipeline(known, _NoValidator())),
+        (echo, parse, pipeline(known, RequestValidator())),
+        (echo, parse, pipeline(unlimited, RequestValidator())),
+        (echo, parse, pipeline(limited, RequestValidator())),
     ):
-        interceptors = (
-            [] if stages is None else [Pipeline(stages, validator, policies(FILES, settings), settings)]  # type: ignore[arg-type]
-        )
-        handler = grpc.unary_unary_rpc_method_handler(
-            echo_with_header if validator is HEADER else echo,
-            request_deserializer=None if validator is None else pb.RecommendRequest.FromString,
-        )
-        server = grpc.aio.server(interceptors=interceptors)
+        handler = grpc.unary_unary_rpc_method_handler(answered, request_deserializer=deserializer)
+        server = grpc.aio.server(interceptors=[around] if around is not None else [])
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()

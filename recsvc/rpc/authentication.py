@@ -83,8 +83,6 @@ class Authenticator:
 
     async def authenticate(self, text: str) -> Principal:
         """Who holds this key. Raises CredentialsInvalid, without saying why, and Overloaded."""
-        if (principal := self.at_hand(text)) is not None:
-            return principal
         parts = parsed(text)
         if parts is None:
             raise CredentialsInvalid
@@ -93,6 +91,8 @@ class Authenticator:
         trusted = self._known(key_id, digest)
         if trusted is None:
             return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
+        if self._is_fresh(trusted):
+            return trusted.principal
         return await self._shared((key_id, digest), lambda: self._looked_at_again(key_id, secret, trusted))
 
     async def vouched(self, key_id: str) -> Principal:

@@ -243,11 +243,6 @@ class Database:
         rows = await self.fetch_all(tenant_key, query, params)
         return rows[0] if rows else None
 
-    async def ping(self) -> None:
-        """Raise StorageUnavailable unless the database answers."""
-        async with self.connection() as connection:
-            await connection.execute(b"SELECT 1")
-
     @staticmethod
     async def snapshot_time(connection: Connection, longest_transaction_s: float) -> datetime:
         """A moment such that whatever a snapshot misses was written after it.

@@ -56,10 +56,13 @@ def _write(api: Api, number: int) -> Any:
     return api.catalog.BatchUpsertItems(catalog_pb.BatchUpsertItemsRequest(items=[item]), timeout=60)
 
 
-async def _in_flight(workers: Workers, calls: int) -> None:
+async def _in_flight(workers: Workers, apis: Sequence[Api]) -> list[asyncio.Task[grpc.StatusCode]]:
+    """A write by each caller, of an item that is locked: all of them have begun."""
+    calls = [asyncio.create_task(_answer(_write(api, number))) for number, api in enumerate(apis)]
     async with asyncio.timeout(30):
-        while await workers.metric("recsvc_calls_in_flight") < calls:  # noqa: ASYNC110
+        while await workers.metric("recsvc_calls_in_flight") < len(calls):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+    return calls
 
 
 def _connections(workers: Workers, pids: Sequence[int]) -> list[int]:
@@ -76,8 +79,7 @@ async def test_calls_are_spread_over_the_workers_and_counted_together(
             assert sum(spread) == _CALLERS
             assert min(spread) > 0
             async with _locked_item(settings, new_tenant):
-                calls = [asyncio.create_task(_answer(_write(api, number))) for number, api in enumerate(apis)]
-                await _in_flight(workers, _CALLERS)
+                calls = await _in_flight(workers, apis)
             assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.OK}
         counted = await workers.metric(
             "recsvc_call_seconds_count", method="/recsvc.v1.CatalogService/BatchUpsertItems", code="OK"
@@ -94,8 +96,7 @@ async def test_the_death_of_a_worker_costs_its_calls_in_flight_and_no_others_and
             victim = max(workers.pids, key=workers.connections)
             lost = workers.connections(victim)
             async with _locked_item(settings, new_tenant):
-                calls = [asyncio.create_task(_answer(_write(api, number))) for number, api in enumerate(apis)]
-                await _in_flight(workers, _CALLERS)
+                calls = await _in_flight(workers, apis)
                 kill_9(victim)
                 await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
             answers = await asyncio.gather(*calls)
@@ -129,8 +130,7 @@ async def test_sigterm_lets_calls_in_flight_end_at_all_workers(
         await workers.serve(2)
         async with callers(workers, tenant_key, _CALLERS) as apis:
             async with _locked_item(settings, new_tenant):
-                calls = [asyncio.create_task(_answer(_write(api, number))) for number, api in enumerate(apis)]
-                await _in_flight(workers, _CALLERS)
+                calls = await _in_flight(workers, apis)
                 workers.process.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(10):
                     while len(workers.said("draining")) < 2:  # noqa: ASYNC110
