@@ -1,14 +1,16 @@
 """What each stage around a call costs, against a bare grpc.aio echo in the same process.
 
 One server process listens on a port for each row: the bare echo, then the same echo with one stage more each time.
-The rows are called in turn, one call of each, so that whatever else the machine does meets all of them alike; then in
-turn by some callers at once, for the CPU time of the server. Medians are told.
+The rows are called in turn, in another order each round, so that whatever else the machine does meets all of them
+alike: a few calls of one caller, one after the other as a busy server has them, then some callers at once, for the CPU
+time of the server. Medians are told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import statistics
 import subprocess
 import sys
@@ -61,6 +63,7 @@ _ANSWER_BYTES = 600
 _CALLERS = 8
 _CALLS_OF_A_CALLER = 15
 _SINGLE_CALLS = 20
+_CALLS_BEFORE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +126,17 @@ async def _measured(stubs: Sequence[Any], called: Callable[..., Any], pid: int, 
     cpu: list[list[float]] = [[] for _ in stubs]
     for stub in stubs:
         await called(stub, 50)
+    rows = list(enumerate(stubs))
+    rng = random.Random(0)
     for _ in range(rounds):
-        for _ in range(_SINGLE_CALLS):
-            for index, stub in enumerate(stubs):
+        rng.shuffle(rows)
+        for index, stub in rows:
+            # Whatever the row before left running is over, and this one's code is in the processor's caches.
+            await called(stub, _CALLS_BEFORE)
+            for _ in range(_SINGLE_CALLS):
                 start = time.perf_counter()
                 await called(stub, 1)
                 wall[index].append((time.perf_counter() - start) * 1e6)
-        for index, stub in enumerate(stubs):
             start = _cpu_us(pid)
             await asyncio.gather(*(called(stub, _CALLS_OF_A_CALLER) for _ in range(_CALLERS)))
             cpu[index].append((_cpu_us(pid) - start) / (_CALLERS * _CALLS_OF_A_CALLER))

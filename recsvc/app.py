@@ -24,7 +24,6 @@ from recsvc.domain.errors import AlreadyExists, StorageUnavailable
 from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.embedded import embedded_servers
-from recsvc.engine.audit_retention import AuditRetention
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fallback import Fallback
@@ -33,6 +32,7 @@ from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.projector import Projector
 from recsvc.engine.recommender import Recommender
+from recsvc.engine.retention import Retention
 from recsvc.engine.shown_log import ShownLog
 from recsvc.engine.similar_items import SimilarItemFinder
 from recsvc.engine.similar_users import SimilarUserFinder
@@ -289,7 +289,7 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         engine = build_engine(storage, shown=shown)
         await stack.enter_async_context(engine.finder)
         await stack.enter_async_context(engine.trending)
-        await stack.enter_async_context(AuditRetention(storage.audit_log, settings.audit.retention_days))
+        await stack.enter_async_context(_retention(storage))
         environment = {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,
@@ -326,6 +326,17 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         port = await server.start()
         stack.push_async_callback(server.drain)
         yield Service(port, metrics_port, server, storage, engine, health, limits)
+
+
+def _retention(storage: Storage) -> Retention:
+    settings = storage.settings
+    return Retention(
+        {
+            "events": storage.events.delete_expired,
+            "shown": partial(storage.shown.delete_older, settings.engine.shown_days),
+            "audit_log": partial(storage.audit_log.delete_older, settings.audit.retention_days),
+        }
+    )
 
 
 async def _redis_arrival(storage: Storage) -> None:
@@ -380,7 +391,16 @@ async def _build_server(
         pipeline,
         CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
         UserServicer(storage.users, tokens, validator),
-        IngestionServicer(writer, storage.events, storage.event_types, tokens, validator, draining, settings.server),
+        IngestionServicer(
+            writer,
+            storage.events,
+            storage.event_types,
+            engine.profiles,
+            tokens,
+            validator,
+            draining,
+            settings.server,
+        ),
         RecommendationServicer(
             engine.recommender,
             engine.similar_items,

@@ -227,6 +227,7 @@ class EngineSettings(BaseModel):
     fresh_list_s: float = Field(
         2.0, gt=0, description="How long a call waits for a fresh list before it is content with an older one."
     )
+    shown_days: int = Field(90, ge=1, description="How long the log of shown lists is kept, for attribution.")
     shown_queue: int = Field(
         10_000, ge=1, description="Shown lists waiting to be logged; more are dropped and counted."
     )

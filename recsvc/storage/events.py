@@ -29,6 +29,7 @@ from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.replicas import Replicas
+from recsvc.storage.retries import despite_deadlocks
 from recsvc.storage.statements import compose, load
 
 _SQL = load("events")
@@ -147,6 +148,23 @@ class EventRepository:
                     yield snapshot_time, [_stored_event(row) for row in chunk]
             if not sent:
                 yield snapshot_time, []
+
+    async def delete_expired(self, limit: int) -> int:
+        """Delete up to so many events, of all tenants, that are older than their tenant keeps them; returns how many.
+
+        Their ids go with them, and the states of their users follow.
+        """
+
+        async def delete() -> list[DictRow]:
+            async with self._database.service_transaction() as connection:
+                cursor = await execute(connection, _SQL["delete_expired"], {"limit": limit})
+                return list(await cursor.fetchall())
+
+        rows = await despite_deadlocks(delete)
+        for row in rows:
+            versions = dict(zip(row["user_keys"] or (), row["versions"] or (), strict=True))
+            await self._changes.users_changed(TenantKey(row["tenant_key"]), versions)
+        return sum(row["deleted"] for row in rows)
 
     async def _write_retrying(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
         for _ in range(_ATTEMPTS - 1):

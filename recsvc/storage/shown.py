@@ -31,7 +31,7 @@ class ShownList:
 
 
 class ShownRepository:
-    """Writes the log."""
+    """Writes the log, and forgets what is old."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -53,3 +53,9 @@ class ShownRepository:
         ]
         async with self._database.tenant_transaction(tenant_key) as connection:
             await execute(connection, _SQL["insert_shown"], {"tenant": tenant_key, "lists": Jsonb(documents)})
+
+    async def delete_older(self, days: int, limit: int) -> int:
+        """Delete up to so many lists, of all tenants, older than this; returns how many there were."""
+        async with self._database.service_transaction() as connection:
+            cursor = await execute(connection, _SQL["delete_old_shown"], {"days": days, "limit": limit})
+            return int(cursor.rowcount)

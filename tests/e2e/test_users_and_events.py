@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from recsvc.gen.v1 import admin_service_pb2 as admin_pb
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.gen.v1 import recommendation_service_pb2 as recommend_pb
@@ -206,3 +209,19 @@ async def test_merging_the_unknown_is_refused(shop: Api) -> None:
     assert (await failure(shop.users.MergeUsers(nobody))).code == "NOT_FOUND"
     itself = user_pb.MergeUsersRequest(source_user_id="y", user_id="y")
     assert (await failure(shop.users.MergeUsers(itself))).code == "INVALID_ARGUMENT"
+
+
+async def test_an_event_older_than_events_are_kept_is_refused(shop: Api) -> None:
+    own = (await shop.admin.GetTenant(admin_pb.GetTenantRequest())).tenant
+    own.settings.event_retention.FromTimedelta(timedelta(days=30))
+    mask = {"paths": ["settings.event_retention"]}
+    await shop.admin.UpdateTenant(admin_pb.UpdateTenantRequest(tenant=own, update_mask=mask))
+    await asyncio.sleep(1.1)  # profiles are trusted for a second
+    ages = {"young": timedelta(days=29), "old": timedelta(days=31)}
+    events = [_event(name, event_time=datetime.now(UTC) - age) for name, age in ages.items()]
+    failed = await failure(_record(shop, events[1]))
+    assert (failed.code, failed.reason) == ("INVALID_ARGUMENT", "EVENT_TIME_OUT_OF_RANGE")
+    assert failed.fields == {"event.event_time": "is older than the 30 days that events are kept"}
+    batch = await shop.ingestion.BatchRecordEvents(pb.BatchRecordEventsRequest(events=events))
+    assert [result.status.code for result in batch.results] == [0, 3]
+    assert await _listed(shop) == ["young"]

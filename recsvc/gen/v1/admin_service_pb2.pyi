@@ -252,7 +252,9 @@ class TenantSettings(_message.Message):
 
     @_builtins.property
     def event_retention(self) -> _duration_pb2.Duration:
-        """How long events are kept, one day to 100 years. Default: for ever."""
+        """How long events are kept, one day to 100 years; older ones are refused, and deleted within two hours. Default: for
+        ever.
+        """
 
     @_builtins.property
     def attribute_schema(self) -> _catalog_service_pb2.AttributeSchema:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from google.protobuf import json_format
 
 from recsvc.domain.errors import EventTimeOutOfRange, InvalidField
 from recsvc.domain.events import MAX_CLOCK_SKEW, Event, EventType, StoredEvent
 from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
+from recsvc.domain.tenancy import TenantSettings
+from recsvc.gen.v1 import admin_service_pb2 as admin_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.rpc.convert.values import duration, mask_paths, moment, plain, span, struct, timestamp
 
@@ -16,8 +21,10 @@ _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _EVENT_TYPE_FIELDS = ("weight", "half_life", "counts_as_seen", "conversion")
 
 
-def event(message: pb.Event, path: str, now: datetime) -> Event:
+def event(message: pb.Event, path: str, now: datetime, retention: timedelta | None = None) -> Event:
     """The event in a message; without an id it gets one, without a time it happened now.
+
+    retention: how long the tenant keeps events; None for ever.
 
     Raises InvalidField (naming the field below `path`) and EventTimeOutOfRange.
     """
@@ -29,6 +36,9 @@ def event(message: pb.Event, path: str, now: datetime) -> Event:
         raise EventTimeOutOfRange(f"{path}.event_time", f"is more than {minutes} minutes in the future")
     if event_time < _EARLIEST:
         raise EventTimeOutOfRange(f"{path}.event_time", "is before 1970")
+    if retention is not None and event_time < now - retention:
+        days = retention / timedelta(days=1)
+        raise EventTimeOutOfRange(f"{path}.event_time", f"is older than the {days:.10g} days that events are kept")
     return Event(
         event_id=EventId(message.event_id or uuid.uuid4().hex),
         event_type=message.event_type,
@@ -41,6 +51,15 @@ def event(message: pb.Event, path: str, now: datetime) -> Event:
         recommendation_id=message.recommendation_id or None,
         properties=plain(message.properties) if message.HasField("properties") else {},
     )
+
+
+@lru_cache(maxsize=10_000)
+def event_retention(settings: TenantSettings) -> timedelta | None:
+    """How long the tenant's settings say that events are kept; None for ever."""
+    message = json_format.Parse(settings.document, admin_pb.TenantSettings(), ignore_unknown_fields=True)
+    if not message.HasField("event_retention"):
+        return None
+    return span(message.event_retention)
 
 
 def event_proto(stored: StoredEvent) -> pb.Event:

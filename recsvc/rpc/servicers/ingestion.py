@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.rpc import status_pb2
 
@@ -16,6 +16,7 @@ from recsvc.domain.ids import TenantKey
 from recsvc.domain.order_by import Order, parse_order_by
 from recsvc.domain.paging import PageTokens
 from recsvc.engine.event_writer import EventWriter
+from recsvc.engine.profiles import TenantProfiles
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.gen.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
 from recsvc.rpc import calls
@@ -49,6 +50,7 @@ class IngestionServicer(IngestionServiceServicer):
         writer: EventWriter,
         events: EventRepository,
         event_types: EventTypeRepository,
+        profiles: TenantProfiles,
         tokens: PageTokens,
         validator: RequestValidator,
         draining: asyncio.Event,
@@ -58,14 +60,16 @@ class IngestionServicer(IngestionServiceServicer):
         self._writer = writer
         self._events = events
         self._event_types = event_types
+        self._profiles = profiles
         self._tokens = tokens
         self._validator = validator
         self._draining = draining
         self._settings = settings
 
     async def RecordEvent(self, request: pb.RecordEventRequest, context: Context) -> pb.RecordEventResponse:
-        event = convert.event(request.event, "event", datetime.now(UTC))
-        (outcome,) = await self._writer.write(calls.tenant(), [event])
+        tenant_key = calls.tenant()
+        event = convert.event(request.event, "event", datetime.now(UTC), await self._retention(tenant_key))
+        (outcome,) = await self._writer.write(tenant_key, [event])
         if isinstance(outcome, DomainError):
             raise outcome
         return pb.RecordEventResponse(event_id=outcome.event_id, duplicate=outcome.duplicate)
@@ -160,6 +164,10 @@ class IngestionServicer(IngestionServiceServicer):
         await self._event_types.delete(calls.tenant(), request.event_type)
         return pb.DeleteEventTypeResponse()
 
+    async def _retention(self, tenant_key: TenantKey) -> timedelta | None:
+        """How long the tenant keeps events; None for ever."""
+        return convert.event_retention((await self._profiles.get(tenant_key)).settings)
+
     async def _record(
         self,
         tenant_key: TenantKey,
@@ -170,6 +178,7 @@ class IngestionServicer(IngestionServiceServicer):
     ) -> list[Recorded | _Refused]:
         """One outcome per event, in order; a bad one never fails its neighbours."""
         now = datetime.now(UTC)
+        retention = await self._retention(tenant_key)
         refused = {
             index: _Refused(messages[index].event_id, violations_status(found)) for index, found in violations.items()
         }
@@ -178,7 +187,7 @@ class IngestionServicer(IngestionServiceServicer):
             if index in refused:
                 continue
             try:
-                good.append(convert.event(message, f"events[{index}]", now))
+                good.append(convert.event(message, f"events[{index}]", now, retention))
             except DomainError as error:
                 refused[index] = _Refused(message.event_id, status_of(error))
         written = iter(

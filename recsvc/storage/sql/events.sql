@@ -111,6 +111,39 @@ JOIN items i ON i.tenant_key = e.tenant_key AND i.item_key = e.item_key
 WHERE e.tenant_key = %(tenant)s AND {filter}
   AND (%(modified_after)s::timestamptz IS NULL OR e.create_time >= %(modified_after)s);
 
+-- delete_expired --
+-- Some events that are older than their tenant keeps them, with their ids; their users are to be folded in again. Users
+-- are locked in the order of their keys, as write_events does.
+WITH expired AS MATERIALIZED (
+    SELECT e.tenant_key, e.event_time, e.event_id
+    FROM tenants t CROSS JOIN LATERAL (
+        SELECT * FROM events e
+        WHERE e.tenant_key = t.tenant_key
+          AND e.event_time < now() - make_interval(secs => rtrim(t.settings ->> 'event_retention', 's')::float8)
+        ORDER BY e.event_time LIMIT %(limit)s
+    ) e
+    WHERE t.settings ? 'event_retention'
+    LIMIT %(limit)s
+), deleted AS (
+    DELETE FROM events e USING expired x
+    WHERE e.tenant_key = x.tenant_key AND e.event_time = x.event_time AND e.event_id = x.event_id
+    RETURNING e.tenant_key, e.event_id, e.user_key
+), forgotten AS (
+    DELETE FROM event_ids i USING deleted d WHERE i.tenant_key = d.tenant_key AND i.event_id = d.event_id
+), held AS MATERIALIZED (
+    SELECT tenant_key, user_key FROM user_state
+    WHERE (tenant_key, user_key) IN (SELECT tenant_key, user_key FROM deleted)
+    ORDER BY tenant_key, user_key FOR UPDATE
+), touched AS (
+    UPDATE user_state s SET version = s.version + 1 FROM held h
+    WHERE s.tenant_key = h.tenant_key AND s.user_key = h.user_key
+    RETURNING s.tenant_key, s.user_key, s.version
+)
+SELECT d.tenant_key, d.deleted, t.user_keys, t.versions
+FROM (SELECT tenant_key, count(*) AS deleted FROM deleted GROUP BY tenant_key) d
+LEFT JOIN (SELECT tenant_key, array_agg(user_key) AS user_keys, array_agg(version) AS versions
+           FROM touched GROUP BY tenant_key) t USING (tenant_key);
+
 -- list_event_types --
 -- A page of event types by name.
 SELECT * FROM event_types WHERE tenant_key = %(tenant)s AND event_type > %(after)s

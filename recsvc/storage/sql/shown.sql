@@ -1,3 +1,9 @@
+-- delete_old_shown --
+-- Some lists that were kept for as long as they should be.
+DELETE FROM shown WHERE (tenant_key, recommendation_id) IN (
+    SELECT tenant_key, recommendation_id FROM shown
+    WHERE create_time < now() - make_interval(days => %(days)s) LIMIT %(limit)s);
+
 -- insert_shown --
 -- Log lists that were shown; one of an id that is there already is left as it is.
 INSERT INTO shown (tenant_key, recommendation_id, user_key, strategy, placement, model_key, item_keys, create_time)
