@@ -105,8 +105,12 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
                 call.element_violations = self._validator.check(request)
                 if context.time_remaining() is None:
                     async with asyncio.timeout(self._settings.default_deadline_s):
-                        return await behavior(request, context)
-                return await behavior(request, context)
+                        response = await behavior(request, context)
+                else:
+                    response = await behavior(request, context)
+                # Not before: gRPC repeats a call only as long as no headers have come, should this process die.
+                await send_headers(call, context)
+                return response
 
         return answer
 
@@ -114,6 +118,7 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         async def answer(received: Received, context: Context) -> AsyncIterator[Any]:
             call = calls.current()
             async with _Passage(stages, call, context):
+                await send_headers(call, context)
                 request = received.checked()
                 call.element_violations = self._validator.check(request)
                 async for response in behavior(request, context):
@@ -126,6 +131,7 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             call = calls.current()
             call.cost = 0
             async with _Passage(stages, call, context, messages):
+                await send_headers(call, context)
                 async for response in behavior(bounded(messages, call, self._settings), context):
                     yield response
 
@@ -138,7 +144,7 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
 
 
 class _Passage:
-    """Enters the stages in order, sends the headers, and leaves in reverse; a failed call ends with its status."""
+    """Enters the stages in order and leaves them in reverse; a failed call ends with its status."""
 
     __slots__ = ("_call", "_context", "_entered", "_stages", "_unread")
 
@@ -159,7 +165,6 @@ class _Passage:
                 if waiting is not None:
                     await waiting
                 self._entered += 1
-            await send_headers(self._call, self._context)
         except BaseException as error:
             if self._unread is not None and isinstance(error, DomainError):
                 await _read_away(self._unread)

@@ -21,6 +21,7 @@ from recsvc.domain.ids import ItemId
 from recsvc.domain.tenancy import Scope, Tenant
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.settings import Settings
+from recsvc_client.client import SERVICE_CONFIG
 from tests.api import Api
 from tests.e2e.workers import Workers, callers, running_workers
 from tests.processes import kill_9
@@ -109,6 +110,24 @@ async def test_the_death_of_a_worker_costs_its_calls_in_flight_and_no_others_and
         assert await workers.metric("recsvc_worker_ends_total") == 1
         # What had been in flight at the dead one is not counted as in flight for ever.
         assert await workers.metric("recsvc_calls_in_flight") == 0
+
+
+async def test_the_service_config_makes_good_what_was_in_flight_at_a_worker_that_dies(
+    settings: Settings, new_tenant: Tenant, tenant_key: str
+) -> None:
+    with running_workers(settings, 2) as workers:
+        await workers.serve(2)
+        config = (("grpc.service_config", SERVICE_CONFIG),)
+        async with callers(workers, tenant_key, _CALLERS, config) as apis:
+            victim = max(workers.pids, key=workers.connections)
+            assert workers.connections(victim) > 0
+            async with _locked_item(settings, new_tenant):
+                calls = await _in_flight(workers, apis)
+                kill_9(victim)
+                async with asyncio.timeout(30):
+                    while not await workers.metric("recsvc_worker_ends_total"):  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+            assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.OK}
 
 
 async def test_what_a_dead_worker_has_counted_stays_counted(settings: Settings, tenant_key: str) -> None:

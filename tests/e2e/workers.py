@@ -114,11 +114,15 @@ def running_workers(settings: Settings, count: int, **environment: str) -> Itera
 
 
 @asynccontextmanager
-async def callers(workers: Workers, key: str, count: int) -> AsyncIterator[Sequence[Api]]:
-    """So many callers, each with a connection of its own."""
+async def callers(
+    workers: Workers, key: str, count: int, options: Sequence[tuple[str, Any]] = ()
+) -> AsyncIterator[Sequence[Api]]:
+    """So many callers, each with a connection of its own. options: of their channels."""
     async with AsyncExitStack() as stack:
         apis = [
-            await stack.enter_async_context(Api.connected(workers.port, key, options=(*_LOCAL, ("caller", number))))
+            await stack.enter_async_context(
+                Api.connected(workers.port, key, options=(*_LOCAL, *options, ("caller", number)))
+            )
             for number in range(count)
         ]
         async with asyncio.timeout(_CONNECT_S):
