@@ -27,8 +27,8 @@ test: $(READY) ## Run every test on servers that the tests start themselves.
 chaos: $(READY) ## Kill servers, and break PostgreSQL and Redis in many ways, under load.
 	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \
 	  RECSVC_CHAOS_RESTARTS=$${RECSVC_CHAOS_RESTARTS:-10} \
-	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py tests/chaos/test_rolling_restart.py \
-	  tests/chaos/test_replicas.py
+	  $(BIN)/python -m pytest -s tests/chaos/test_rounds.py tests/chaos/test_faults.py tests/chaos/test_replicated_faults.py \
+	  tests/chaos/test_rolling_restart.py tests/chaos/test_replicas.py
 
 soak: $(READY) ## Fifteen minutes of steady load: memory, files and connections must not grow.
 	RECSVC_SOAK_S=$${RECSVC_SOAK_S:-900} $(BIN)/python -m pytest -s tests/chaos/test_soak.py

@@ -198,7 +198,7 @@ async def _running(
             redis_url=redis.url,
             auth=AuthSettings(argon2_time_cost=1, argon2_memory_kib=64),
         )
-        tenant_key, key = await _furnished(settings, seed)
+        tenant_key, key = await furnished(settings, seed)
         before = (networks[0], networks[1]) if networks else (None, None)
         installation = Installation(home, postgres, redis, servers[0], servers[1], tenant_key, key, disk, *before)
         await installation.start_what_is_down()
@@ -212,7 +212,7 @@ async def _running(
             redis.stop()
 
 
-async def _furnished(settings: Settings, seed: int) -> tuple[TenantKey, str]:
+async def furnished(settings: Settings, seed: int) -> tuple[TenantKey, str]:
     """A tenant with items and an active model that lets strength, order and dislikes count."""
     async with open_storage(settings) as storage:
         tenant = await storage.tenants.create(TenantId("chaos"), "", TenantSettings())

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
@@ -21,9 +20,9 @@ from tests.processes import family, kill_9
 _PAUSED_S = 10.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReplicatedPair:
-    """Two servers with the same data, until they are parted."""
+    """Two servers with the same data, until they are parted; they may change places."""
 
     primary: EmbeddedPostgres
     replica: EmbeddedPostgres
@@ -45,9 +44,24 @@ class ReplicatedPair:
         """The replica shows what it has received meanwhile."""
         await run(self.replica.url, b"SELECT pg_wal_replay_resume()")
 
+    async def replicate_synchronously(self) -> None:
+        """From now on the primary acknowledges nothing that the replica has not got, nor what was there before."""
+        await run(self.primary.url, b"ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await run(self.primary.url, b"SELECT pg_reload_conf()")
+        async with asyncio.timeout(_PAUSED_S):
+            while await run(self.primary.url, b"SELECT max(sync_state) FROM pg_stat_replication") != "sync":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await run(self.primary.url, b"SELECT pg_logical_emit_message(true, 'test', 'synchronous')::text")
+
     async def promote(self) -> None:
         """The replica is a primary when this returns."""
         await run(self.replica.url, b"SELECT pg_promote(true, 30)")
+
+    async def rejoin(self) -> None:
+        """Make the old primary, which is dead, a replica of the new one: the two have changed places."""
+        self.primary, self.replica = self.replica, self.primary
+        await asyncio.to_thread(_copy_cluster, self.primary, self.replica)
+        await asyncio.to_thread(self.replica.start)
 
     @staticmethod
     def kill(server: EmbeddedPostgres) -> None:
@@ -67,7 +81,7 @@ async def replicated_pair() -> AsyncIterator[ReplicatedPair]:
             (home / folder).mkdir(mode=0o755)
         await asyncio.to_thread(pair.primary.start)
         await migrate(pair.primary.url)
-        await asyncio.to_thread(_copy_cluster, pair.primary, home / "two" / "postgres")
+        await asyncio.to_thread(_copy_cluster, pair.primary, pair.replica)
         await asyncio.to_thread(pair.replica.start)
         yield pair
     finally:
@@ -77,14 +91,16 @@ async def replicated_pair() -> AsyncIterator[ReplicatedPair]:
 
 
 async def run(url: str, statement: bytes) -> object:
-    """The first value of a statement's answer."""
+    """The first value of a statement's answer, if it has one."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        row = await (await connection.execute(statement)).fetchone()
+        cursor = await connection.execute(statement)
+        row = await cursor.fetchone() if cursor.description else None
     return row[0] if row else None
 
 
-def _copy_cluster(primary: EmbeddedPostgres, cluster: Path) -> None:
-    account = Account.current()
+def _copy_cluster(primary: EmbeddedPostgres, replica: EmbeddedPostgres) -> None:
+    account, cluster = Account.current(), replica._cluster
+    shutil.rmtree(cluster, ignore_errors=True)
     account.own(cluster)
     command = [
         str(_binary("pg_basebackup")), "-h", _sockets(primary), "-U", "recsvc", "-D", str(cluster), "-R",

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from recsvc.app import open_storage
 from recsvc.domain.catalog import Item
 from recsvc.domain.errors import StorageUnavailable
-from recsvc.domain.ids import ItemId, TenantId
+from recsvc.domain.ids import ItemId, TenantId, TenantKey
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.settings import PostgresSettings, Settings
 from recsvc.storage.candidates import NO_MODEL
@@ -58,18 +58,13 @@ async def test_a_pool_finds_the_new_primary_and_loses_nothing_that_was_acknowled
     async with Database(pair.url, settings, Metrics()) as database:
         async with database.connection() as connection:
             await connection.execute(b"CREATE TABLE failover (number int PRIMARY KEY)")
-            await connection.execute(b"ALTER SYSTEM SET synchronous_standby_names = '*'")
-            await connection.execute(b"SELECT pg_reload_conf()")
+        await pair.replicate_synchronously()
         for number in range(50):
             await _write(database, number)
         pair.kill(pair.primary)
         start = time.monotonic()
         await pair.promote()
         promoted_s = time.monotonic() - start
-        # The new primary has the setting, too, and nobody who follows it.
-        async with database_of(pair.replica.url) as promoted, promoted.connection() as connection:
-            await connection.execute(b"ALTER SYSTEM RESET synchronous_standby_names")
-            await connection.execute(b"SELECT pg_reload_conf()")
         await _written_in_the_end(database, 50)
         print(f"\npromoted after {promoted_s:.2f} s, written again after {time.monotonic() - start:.2f} s")
         async with database.connection() as connection:
@@ -82,6 +77,15 @@ async def test_a_pool_finds_the_new_primary_and_loses_nothing_that_was_acknowled
 def database_of(url: str) -> Database:
     """A pool to that server."""
     return Database(url, PostgresSettings(), Metrics())
+
+
+async def test_what_a_synchronous_replica_has_not_got_is_not_acknowledged(pair: ReplicatedPair) -> None:
+    await pair.replicate_synchronously()
+    pair.kill(pair.replica)
+    settings = PostgresSettings(statement_timeout_s=0.2)
+    async with Database(pair.primary.url, settings, Metrics()) as database:
+        with pytest.raises(StorageUnavailable):
+            await database.fetch_all(TenantKey(1), "SELECT pg_logical_emit_message(true, 'test', 'a change')::text", {})
 
 
 async def test_connections_to_a_demoted_primary_are_replaced(pair: ReplicatedPair) -> None:
