@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := .venv-audit
 
-.PHONY: help run test chaos soak security check audit protos bench lock format clean
+.PHONY: help run test chaos soak security check audit protos docs bench lock format clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,7 +36,7 @@ soak: $(READY) ## Fifteen minutes of steady load: memory, files and connections 
 security: $(READY) ## Attack the service: keys, tenants, limits, and over a million fuzzed inputs.
 	RECSVC_SECURITY_ROUNDS=$${RECSVC_SECURITY_ROUNDS:-30} $(BIN)/python -m pytest -s --timeout 3600 tests/security
 
-check: $(READY) ## Lint, types, layers, known weaknesses, protos.
+check: $(READY) ## Lint, types, layers, known weaknesses, what is generated.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,6 +44,7 @@ check: $(READY) ## Lint, types, layers, known weaknesses, protos.
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive recsvc clients/python protos bench
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf lint
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python docs/generate.py --check
 
 $(AUDIT)/.ready: requirements-audit.lock
 	$(PYTHON) -m venv $(AUDIT)
@@ -56,6 +57,9 @@ audit: $(READY) $(AUDIT)/.ready ## Vulnerabilities, licences and the bill of mat
 protos: $(READY) ## Generate recsvc/gen from protos/, offline.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf format -w --path protos/recsvc
 	$(BIN)/python protos/generate.py
+
+docs: $(READY) ## Write docs/observability.md from the code.
+	$(BIN)/python docs/generate.py
 
 bench: $(READY) ## Measure everything that the README states, in one run.
 	$(BIN)/python -m bench

@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
-from prometheus_client import Counter
 
 from recsvc.app import open_storage, open_urls, store_bootstrap_keys
 from recsvc.cli.supervisor import Supervisor, WorkersFailed
 from recsvc.settings import ServerSettings, Settings
-from recsvc.telemetry.exposition import FOLDER_VARIABLE, exposed, forget_gauges, registry_of_workers
+from recsvc.telemetry.exposition import FOLDER_VARIABLE, exposed, forget_gauges, registry_of_workers, worker_ends
 
 _log = structlog.get_logger("recsvc")
 _AFTER_DRAIN_S = 20.0
@@ -44,7 +43,7 @@ async def serve_by_workers(settings: Settings) -> None:
             async with open_storage(settings, wait_s=settings.server.start_wait_s) as storage:
                 await store_bootstrap_keys(storage)
             registry = registry_of_workers(Path(folder))
-            deaths = Counter("recsvc_worker_ends_total", "Workers that ended, for whatever reason.", registry=registry)
+            deaths = worker_ends(registry)
 
             def ended(number: int) -> None:
                 deaths.inc()

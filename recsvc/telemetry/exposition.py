@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, start_http_server, values
+from prometheus_client import CollectorRegistry, Counter, start_http_server, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -43,6 +43,11 @@ def registry_of_workers(folder: Path) -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
     return registry
+
+
+def worker_ends(registry: CollectorRegistry) -> Counter:
+    """What the parent itself counts: the ends of its workers."""
+    return Counter("recsvc_worker_ends_total", "Workers that ended, for whatever reason.", registry=registry)
 
 
 def forget_gauges(folder: Path, number: int) -> None:

@@ -1,0 +1,20 @@
+"""docs/observability.md says what a scrape of the service holds."""
+
+from __future__ import annotations
+
+from prometheus_client import generate_latest
+
+from docs.generate import declared_metrics, page
+from recsvc.telemetry.metrics import Metrics
+
+
+def test_every_metric_of_a_scrape_is_described_with_its_kind() -> None:
+    types = [line.split() for line in generate_latest(Metrics().registry).decode().splitlines() if "# TYPE" in line]
+    of_the_library = {name for _, _, name, _ in types if name.endswith("_created")}
+    scraped = {(name, kind) for _, _, name, kind in types if name not in of_the_library}
+    assert scraped <= {(metric.name, metric.kind) for metric in declared_metrics()}
+    assert all(f"| `{name}` | {kind} |" in page() for name, kind in scraped)
+
+
+def test_every_metric_is_explained_by_a_sentence() -> None:
+    assert [metric.name for metric in declared_metrics() if not metric.help.endswith(".")] == []
