@@ -57,7 +57,7 @@ async def serve_until_stopped(settings: Settings, *, is_worker: bool = False) ->
                 signals.has_started()
                 metrics_port = service.metrics_port
                 _log.info(
-                    "serving",
+                    "service.serving",
                     grpc=f"{settings.server.host}:{service.port}",
                     metrics=f"{settings.server.host}:{metrics_port}" if metrics_port is not None else None,
                 )
@@ -69,11 +69,11 @@ async def serve_until_stopped(settings: Settings, *, is_worker: bool = False) ->
                 await signals.stop.wait()
                 for task in tasks:
                     task.cancel()
-                _log.info("draining")
+                _log.info("service.draining")
         except asyncio.CancelledError:
             if not signals.took_back_cancellation():
                 raise
-        _log.info("stopped")
+        _log.info("service.stopped")
 
 
 def _collect_garbage_seldom() -> None:

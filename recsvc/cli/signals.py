@@ -50,7 +50,7 @@ class Signals:
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         if self.stop.is_set():
-            _log.warning("stopped_at_once", signal=number.name)
+            _log.warning("service.stopped_at_once", signal=number.name)
             # Whatever keeps the orderly end from coming would keep any other from coming, too.
             os._exit(_BY_SIGNAL + number)
         self.stop.set()

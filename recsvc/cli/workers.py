@@ -59,13 +59,13 @@ async def serve_by_workers(settings: Settings) -> None:
             loop.add_signal_handler(signal.SIGHUP, supervisor.pass_on, signal.SIGHUP)
             with exposed(registry, settings.server.host, settings.server.metrics_port) as metrics_port:
                 _log.info(
-                    "supervising",
+                    "workers.supervised",
                     workers=settings.server.workers,
                     grpc=f"{settings.server.host}:{port}",
                     metrics=f"{settings.server.host}:{metrics_port}",
                 )
                 await supervisor.run(stop)
-    _log.info("stopped")
+    _log.info("service.stopped")
 
 
 @contextmanager

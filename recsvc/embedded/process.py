@@ -7,7 +7,6 @@ live in a short folder of their own, because a unix socket's path may not be lon
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import pwd
 import stat
@@ -18,7 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+import structlog
+
+_log = structlog.get_logger(__name__)
 _MAX_LOG_BYTES = 10 * 1024 * 1024
 
 
@@ -71,7 +72,7 @@ class Account:
         for parent in path.resolve().parents:
             mode = parent.stat().st_mode
             if not mode & stat.S_IXOTH:
-                _log.warning("chmod o+x %s: the embedded servers run as nobody and must reach %s", parent, path)
+                _log.warning("embedded.folder_opened", folder=str(parent), needed_for=str(path))
                 parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
     def run(self, command: Sequence[str], *, timeout_s: float) -> subprocess.CompletedProcess[str]:

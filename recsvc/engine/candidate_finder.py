@@ -161,7 +161,7 @@ class CandidateFinder:
                 _log.warning("snapshot.failed", tenant_key=tenant_key, error=error.reason)
             except Exception:
                 # Lists do not depend on it.
-                _log.exception("snapshot.failed", tenant_key=tenant_key)
+                _log.exception("snapshot.crashed", tenant_key=tenant_key)
             finally:
                 del running[tenant_key]
 

@@ -91,7 +91,7 @@ class TrendingMemory:
             _log.warning("trending_memory.failed", tenant_key=tenant_key, error=error.reason)
             items = self._remembered[tenant_key].items if tenant_key in self._remembered else ()
         except Exception:
-            _log.exception("trending_memory.failed", tenant_key=tenant_key)
+            _log.exception("trending_memory.crashed", tenant_key=tenant_key)
             items = self._remembered[tenant_key].items if tenant_key in self._remembered else ()
         finally:
             del self._reading[tenant_key]

@@ -7,6 +7,7 @@ that many processes do not ask in the same moment, and none takes longer than it
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,8 +100,8 @@ class DependencyWatch:
                 self._tell(name, found)
 
     def _tell(self, name: str, found: Finding) -> None:
-        log = _log.info if found.condition is Condition.WELL else _log.warning
-        log("dependency", name=name, condition=found.condition.value, detail=found.detail)
+        level = logging.INFO if found.condition is Condition.WELL else logging.WARNING
+        _log.log(level, "dependency", dependency=name, condition=found.condition.value, detail=found.detail)
         self._on_change(name, found.condition)
 
 

@@ -170,9 +170,12 @@ class Replicas:
         lag_s = self._positions.lag_s(time.monotonic(), replayed)
         self._metrics.replica_lag_seconds.labels(name).set(lag_s)
         is_fresh = lag_s <= self._settings.replica_max_lag_s
-        if is_fresh != (name in self._fresh):
-            _log.info("replica.joined" if is_fresh else "replica.left", replica=name, lag_s=lag_s)
-        (self._fresh.add if is_fresh else self._fresh.discard)(name)
+        if is_fresh and name not in self._fresh:
+            _log.info("replica.joined", replica=name, lag_s=lag_s)
+            self._fresh.add(name)
+        elif not is_fresh and name in self._fresh:
+            _log.info("replica.left", replica=name, lag_s=lag_s)
+            self._fresh.discard(name)
 
     async def _position(self, database: Database, statement: bytes) -> int | None:
         try:

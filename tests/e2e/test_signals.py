@@ -173,11 +173,11 @@ async def test_sigterm_ends_a_start_that_waits(server: ServerProcess) -> None:
 
 
 async def test_sighup_changes_the_log_level_and_says_so(server: ServerProcess, api: Api) -> None:
-    assert not _said(server, "serving")
+    assert not _said(server, "service.serving")
     assert (await _reloaded(server, "RECSVC_LOG_LEVEL=info\n"))["changed"] == {"log_level": "WARNING -> INFO"}
     _send(server, signal.SIGTERM)
     await asyncio.to_thread(_exit_code, server)
-    assert _said(server, "stopped")
+    assert _said(server, "service.stopped")
 
 
 async def test_sighup_takes_new_limits_over(standing_server: ServerProcess, standing: Api) -> None:

@@ -152,7 +152,7 @@ async def test_sigterm_lets_calls_in_flight_end_at_all_workers(
                 calls = await _in_flight(workers, apis)
                 workers.process.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(10):
-                    while len(workers.said("draining")) < 2:  # noqa: ASYNC110
+                    while len(workers.said("service.draining")) < 2:  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
             assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.OK}
         assert await workers.ended() == 0

@@ -47,12 +47,12 @@ class Workers:
     @property
     def port(self) -> int:
         """Of gRPC, as the parent tells it."""
-        return int(self.said("supervising")[0]["grpc"].rpartition(":")[2])
+        return int(self.said("workers.supervised")[0]["grpc"].rpartition(":")[2])
 
     async def serve(self, starts: int) -> None:
         """Wait until so many workers have begun to serve since the start."""
         async with asyncio.timeout(_START_S):
-            while len(self.said("serving")) < starts:
+            while len(self.said("service.serving")) < starts:
                 assert self.process.poll() is None, self.log.read_text(encoding="utf-8")
                 await asyncio.sleep(0.1)
 
@@ -62,7 +62,7 @@ class Workers:
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples that have these labels, as /metrics of the parent gives them."""
-        address = self.said("supervising")[0]["metrics"]
+        address = self.said("workers.supervised")[0]["metrics"]
         with await asyncio.to_thread(urllib.request.urlopen, f"http://{address}/metrics", timeout=10) as answer:
             families = text_string_to_metric_families(answer.read().decode())
         samples = [sample for each in families for sample in each.samples if sample.name == name]

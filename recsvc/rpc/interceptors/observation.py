@@ -51,7 +51,7 @@ class Observation:
         if error is not None:
             self._metrics.refusals.labels(error.reason.value, error.metadata.get("limit", "")).inc()
         _log.info(
-            "call",
+            "call.ended",
             method=call.method,
             code=call.code,
             reason=error.reason.value if error is not None else None,
