@@ -46,7 +46,9 @@ FIELD_TYPES: Final[Mapping[str, type]] = {
     **dict.fromkeys(("timestamp", "level", "event", "logger"), str),
     **dict.fromkeys(("request_id", "trace_id", "tenant"), str),
     **dict.fromkeys(("error", "sqlstate", "constraint", "exception"), str),
-    **dict.fromkeys(("action", "actor", "cert_file", "code", "condition", "dependency", "detail", "folder"), str),
+    **dict.fromkeys(
+        ("action", "actor", "cert_file", "code", "condition", "dependency", "detail", "folder", "kind"), str
+    ),
     **dict.fromkeys(("grpc", "key_id", "message", "method", "metrics", "needed_for", "outcome", "output"), str),
     **dict.fromkeys(("reason", "replica", "run_id", "signal", "waited_for", "waiting_for"), str),
     **dict.fromkeys(("lists", "pid", "tenant_key", "worker", "workers"), int),
@@ -80,7 +82,6 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         }
         | _ERROR,
     ),
-    "audit_retention.failed": LogEvent("warning", "Old entries of the audit log could not be removed.", _ERROR),
     "bootstrap_key.stored": LogEvent(
         "info", "A key of the configuration was not there and was made.", {"key_id": "the key", "tenant": "its tenant"}
     ),
@@ -148,6 +149,11 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
     ),
     "replicas.check_failed": LogEvent(
         "error", "The look at the replicas met an exception that nobody foresaw; none is asked until the next one."
+    ),
+    "retention.failed": LogEvent(
+        "warning",
+        "What was kept for long enough could not be deleted; it is tried again.",
+        {"kind": "of what"} | _ERROR,
     ),
     "service.draining": LogEvent("info", "A signal asked for the end; calls in flight may end."),
     "service.serving": LogEvent(
