@@ -164,7 +164,7 @@ class AuthSettings(BaseModel):
     outage_ttl_s: float = Field(
         600.0,
         ge=0,
-        description="How long a verified key is trusted while PostgreSQL is away and Redis tells of no change.",
+        description="How long a verified key is trusted while PostgreSQL is away, unless Redis tells of a change.",
     )
     cache_size: int = Field(10_000, ge=1, description="Verified keys remembered per process.")
     verification_threads: int = Field(2, ge=1, le=64, description="Threads that compute argon2id, at low priority.")

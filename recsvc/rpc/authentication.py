@@ -42,7 +42,7 @@ _USE_NOTED_EVERY = timedelta(minutes=1)
 class _Trusted:
     """A key whose secret was verified. secret_hash: what it was verified against; the times are monotonic.
 
-    until: when it is to be looked at again, 0 for what was announced as changed; expires: when it is good no more.
+    until: when it is to be looked at again; expires: when it is good no more. is_doubtful: it was announced as changed.
     """
 
     digest: bytes
@@ -51,6 +51,12 @@ class _Trusted:
     looked_at: float
     until: float
     expires: float
+    is_doubtful: bool = False
+
+    def doubt(self) -> None:
+        """It is good for nothing until it has been looked at again."""
+        self.until = 0.0
+        self.is_doubtful = True
 
 
 class Authenticator:
@@ -106,10 +112,10 @@ class Authenticator:
         """Look at a key again before it is trusted: it was rotated, revoked or deleted."""
         self._forgotten += 1
         for trusted in self._trusted.get(key_id, ()):
-            trusted.until = 0.0
+            trusted.doubt()
 
     def forget_all(self) -> None:
-        """Look at every key again before it is trusted: something may have changed unheard."""
+        """Look at every key again before it is trusted, if that is possible: something may have changed unheard."""
         self._forgotten += 1
         for of_key in self._trusted.values():
             for trusted in of_key:
@@ -160,7 +166,7 @@ class Authenticator:
             trusted = self._trust(stored, digest, matched)
             if self._forgotten != forgotten:
                 # Changed while it was being verified: good for this call, and to be looked at again by the next.
-                trusted.until = 0.0
+                trusted.doubt()
             self._remember(key_id, trusted)
         finally:
             self._verifying -= 1
@@ -199,10 +205,11 @@ class Authenticator:
         return trusted.principal
 
     def _despite_outage(self, trusted: _Trusted | None) -> Principal:
-        """Trust a key for another while: without the database nobody can change it, and a change before would have been
-        heard of. Raises StorageUnavailable when that is not sure, or has been so for too long."""
+        """Trust a key for another while: without the database nobody can change it, unless only we cannot reach it, and
+        then it opens nothing but lists that are cached. Raises StorageUnavailable for a key that was announced as changed,
+        and when this has gone on for too long."""
         now = time.monotonic()
-        if trusted is None or not trusted.until or not self._is_heard():
+        if trusted is None or trusted.is_doubtful:
             raise StorageUnavailable
         if now >= min(trusted.expires, trusted.looked_at + self._settings.outage_ttl_s):
             raise StorageUnavailable

@@ -14,11 +14,12 @@ import pytest
 
 from recsvc.domain.errors import StorageUnavailable
 from recsvc.gen.v1 import ingestion_service_pb2 as events_pb
+from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.settings import PostgresSettings
 from recsvc.storage.database import Database
 from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
-from tests.chaos.faults import FAULTS, postgres_killed, redis_out_of_memory
+from tests.chaos.faults import FAULTS, postgres_killed, redis_killed, redis_out_of_memory
 from tests.chaos.installation import Installation, installed
 from tests.chaos.proxy import Toxic
 from tests.chaos.steady_load import (
@@ -115,6 +116,18 @@ async def test_an_answer_that_never_comes_is_waited_for_little_longer_than_its_s
         async with asyncio.timeout(DEADLINE_S):
             with network.poisoned(Toxic(is_partitioned=True)), pytest.raises(StorageUnavailable):
                 await database.fetch_all(installation.tenant_key, "SELECT 1", {})
+
+
+async def test_lists_come_from_memory_while_both_are_away(installation: Installation) -> None:
+    async with Api.connected(installation.server.port, installation.key) as api:
+        await ask(api, "u1", fresh=True)
+        with postgres_killed(installation), redis_killed(installation):
+            # Longer than the silence of Redis takes to be noticed, and than a key is trusted without a look at it.
+            for _ in range(5):
+                answer = await ask(api, "u1", fresh=False)
+                assert answer.degradation.level == pb.Degradation.LEVEL_FALLBACK
+                assert answer.items
+                await asyncio.sleep(0.7)
 
 
 async def test_no_list_misses_an_acknowledged_event_while_redis_is_out_of_memory(installation: Installation) -> None:
