@@ -240,7 +240,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     # Two answers to one question must not differ by what happened a moment ago.
     engine_settings = settings.engine if cached else settings.engine.model_copy(update={"counters_life_s": 0.0})
     cache = ListCache(storage.redis) if cached else None
-    profiles = TenantProfiles(storage.tenants, cache)
+    profiles = TenantProfiles(storage.tenants, cache, storage.database.is_slow)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
     finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics)
     trending = TrendingMemory(storage.candidates, storage.items)
@@ -251,7 +251,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
         profiles,
         fold_in,
         cache,
-        Fallback(cache, trending, storage.metrics) if cache is not None else None,
+        Fallback(cache, trending, storage.metrics, storage.database.is_slow) if cache is not None else None,
         shown,
         storage.metrics,
         settings.engine,
@@ -295,7 +295,9 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
             "RECSVC_REDIS_URL": storage.urls.redis_url,
         }
         runner = await stack.enter_async_context(TrainingRunner(storage.training_runs, storage.models, environment))
-        writer = await stack.enter_async_context(EventWriter(storage.events, settings.writer, storage.metrics))
+        writer = await stack.enter_async_context(
+            EventWriter(storage.events, settings.writer, storage.metrics, storage.database.is_slow)
+        )
         await stack.enter_async_context(build_projector(storage, engine, writer.is_busy))
         draining = asyncio.Event()
         feed = await stack.enter_async_context(ChangeFeed(storage.redis))
@@ -304,7 +306,9 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         )
         hasher = KeyHasher(settings.auth)
         stack.callback(hasher.close)
-        authenticator = Authenticator(storage.keys, hasher, lambda: feed.is_connected, settings.auth)
+        authenticator = Authenticator(
+            storage.keys, hasher, lambda: feed.is_connected, settings.auth, storage.database.is_slow
+        )
         feed.listen(authenticator.forget_all, on_key=authenticator.forget)
         health = Health(SERVICE_NAMES, storage.metrics)
         await stack.enter_async_context(

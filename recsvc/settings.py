@@ -45,8 +45,14 @@ class PostgresSettings(BaseModel):
     breaker_slow_s: float = Field(
         1.5,
         gt=0,
-        description="When half of the last 50 reads failed or took so long, PostgreSQL is left alone, too; less than"
-        " fresh_list_s, or reads that are given up by then do not count.",
+        description="A read that is given up after so long counts as failed, and one that is answered as slow; less"
+        " than fresh_list_s, or those that are given up by then do not count.",
+    )
+    slow_answer_s: float = Field(
+        0.25,
+        gt=0,
+        description="When half of the statements that ask nothing of PostgreSQL take so long, for three seconds, calls"
+        " that have something else to answer with wait for it no longer.",
     )
     prepare_statements: bool = Field(
         True, description="Server-side prepared statements; switch off behind PgBouncer before 1.21."

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -53,10 +53,18 @@ class _Lane:
 class EventWriter:
     """An async context manager; leaving it writes what waits."""
 
-    def __init__(self, events: EventRepository, settings: WriterSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        events: EventRepository,
+        settings: WriterSettings,
+        metrics: Metrics,
+        is_slow: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """is_slow: whether the database is at present; then the counters of items follow a moment later."""
         self._events = events
         self._settings = settings
         self._metrics = metrics
+        self._is_slow = is_slow
         self._lanes: dict[TenantKey, _Lane] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._held = 0
@@ -151,7 +159,8 @@ class EventWriter:
         try:
             if members:
                 self._metrics.event_batch_size.observe(sum(len(member.events) for member in members))
-                await self._write_together(tenant_key, members, count_at_once=not lane.in_company)
+                count_at_once = not (lane.in_company or self._is_slow())
+                await self._write_together(tenant_key, members, count_at_once=count_at_once)
         finally:
             for member in members:
                 if not member.outcomes.done():

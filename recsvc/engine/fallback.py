@@ -5,6 +5,7 @@ Each step says in `degradation` what it is. What is answered from here is never 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -31,10 +32,20 @@ _AWAY = "the database does not answer"
 class Fallback:
     """Answers Recommend when the database does not."""
 
-    def __init__(self, cache: ListCache, trending: TrendingMemory, metrics: Metrics) -> None:
+    def __init__(
+        self, cache: ListCache, trending: TrendingMemory, metrics: Metrics, is_slow: Callable[[], bool]
+    ) -> None:
+        """is_slow: whether the database answers so slowly that it should be waited for only by whom nothing else can
+        answer."""
         self._cache = cache
         self._trending = trending
         self._metrics = metrics
+        self._is_slow = is_slow
+
+    @property
+    def is_preferred(self) -> bool:
+        """Whether to look here first."""
+        return self._is_slow()
 
     def keep_up(self, profile: TenantProfile) -> None:
         """Prepare for the time when the database will be away; returns at once."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from recsvc.cache.lists import ListCache
-from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
+from recsvc.domain.errors import DeadlinePassed, DomainError, StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.gathering import Gathering
@@ -17,6 +18,7 @@ from recsvc.storage.tenants import TenantRepository
 
 _LIFE_S = 1.0
 _LOAD_S = 1.0
+_PATIENT_LOAD_S = 10.0
 _ASKED_AT_ONCE = 1000
 
 
@@ -27,11 +29,19 @@ class _Entry:
 
 
 class TenantProfiles:
-    """Profiles no older than a second, or than a version that is known to exist; one caller at a time loads."""
+    """Profiles no older than a second, or than a version that is known to exist; one caller at a time loads.
 
-    def __init__(self, tenants: TenantRepository, cache: ListCache | None) -> None:
+    While the database is slow, one that is older than a second is answered while it is being loaded anew.
+    """
+
+    def __init__(
+        self, tenants: TenantRepository, cache: ListCache | None, is_slow: Callable[[], bool] = lambda: False
+    ) -> None:
+        """is_slow: whether the database is at present."""
         self._tenants = tenants
         self._cache = cache
+        self._is_slow = is_slow
+        self._loading: dict[TenantKey, asyncio.Task[None]] = {}
         self._entries: dict[TenantKey, _Entry] = {}
         self._failures: dict[TenantKey, float] = {}
         self._locks: dict[TenantKey, asyncio.Lock] = {}
@@ -42,6 +52,10 @@ class TenantProfiles:
         profile = self._recent(tenant_key, at_least)
         if profile is not None:
             return profile
+        entry = self._entries.get(tenant_key)
+        if entry is not None and entry.profile.version >= at_least and self._is_slow():
+            self._load_meanwhile(tenant_key)
+            return entry.profile
         async with self._locks.setdefault(tenant_key, asyncio.Lock()):
             profile = self._recent(tenant_key, at_least)
             if profile is not None:
@@ -72,6 +86,18 @@ class TenantProfiles:
         if entry is None or time.monotonic() - entry.loaded >= _LIFE_S or entry.profile.version < at_least:
             return None
         return entry.profile
+
+    def _load_meanwhile(self, tenant_key: TenantKey) -> None:
+        async def load() -> None:
+            try:
+                # A tenant that is gone is found out about by whoever waits for its profile.
+                with suppress(DomainError):
+                    await in_time(self._load(tenant_key), _PATIENT_LOAD_S)
+            finally:
+                del self._loading[tenant_key]
+
+        if tenant_key not in self._loading:
+            self._loading[tenant_key] = asyncio.create_task(load())
 
     async def _load(self, tenant_key: TenantKey) -> TenantProfile:
         started = time.monotonic()

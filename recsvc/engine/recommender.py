@@ -127,6 +127,8 @@ class Recommender:
         looked_up = await self._look_up(tenant_key, query, cached=True)
         if looked_up.found is not None:
             return looked_up.found
+        if fallback.is_preferred and (found := await fallback.find(tenant_key, query)) is not None:
+            return found
         budget_s = min(budget_s or self._settings.fresh_list_s, self._settings.fresh_list_s)
         try:
             return await in_time(self._compute(tenant_key, query, looked_up.tenant_version, cached=True), budget_s)

@@ -1,7 +1,8 @@
-"""A circuit breaker around awaited calls: a dependency that fails or crawls is left alone for a while.
+"""A circuit breaker around awaited calls: a dependency that fails is left alone for a while.
 
 pybreaker keeps the state (closed, open, half-open) and opens after failures in a row. What it does not know is added
-here: calls that are awaited, slow ones, the share of bad calls among the last ones, and one probe at a time.
+here: calls that are awaited and given up, the share of bad calls among the last ones, and one probe at a time. Answers
+that come, but slowly, are no failures: `slowness` is about them.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class _GaveUp(Exception):
 
 
 class Breaker:
-    """Opens after `failures` in a row, or when half of the last calls failed or took longer than `slow_s`.
+    """Opens after `failures` in a row, or when half of the last calls failed.
 
+    patience_s: after waiting so long, a caller who gives up counts as a failure.
     reset_s: how long the dependency is left alone, give or take a quarter; after that one call at a time probes it.
     probed_apart: only calls that say they are probes do so, so that nobody who wants an answer waits for a probe.
     is_failure: whether an exception speaks against the dependency, rather than against what it was asked.
@@ -47,13 +49,13 @@ class Breaker:
         *,
         failures: int,
         reset_s: float,
-        slow_s: float = float("inf"),
+        patience_s: float = float("inf"),
         probed_apart: bool = False,
         is_failure: Callable[[BaseException], bool] = lambda _error: True,
         on_change: Callable[[str], None] = lambda _state: None,
     ) -> None:
         """on_change: told "open", "half-open" or "closed"."""
-        self._reset_s, self._slow_s = reset_s, slow_s
+        self._reset_s, self._patience_s = reset_s, patience_s
         self._probed_apart = probed_apart
         self._is_failure = is_failure
         self._bad: deque[bool] = deque(maxlen=_LOOKED_BACK)
@@ -93,14 +95,13 @@ class Breaker:
                     yield
                 except asyncio.CancelledError as error:
                     # Whoever gave up on a quick answer says nothing of the dependency, but a probe has to end well.
-                    is_bad = probing or time.monotonic() - start > self._slow_s
+                    is_bad = probing or probe or time.monotonic() - start > self._patience_s
                     if is_bad:
                         raise _GaveUp(error) from error
                     raise
                 except BaseException as error:
                     is_bad = self._is_failure(error)
                     raise
-                is_bad = time.monotonic() - start > self._slow_s
         except _GaveUp as gave_up:
             raise gave_up.cancelled from None
         except pybreaker.CircuitBreakerError:

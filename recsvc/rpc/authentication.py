@@ -30,7 +30,10 @@ _UNHEARD_S = 1.0
 
 _LOOK_S = 1.6
 """All calls of a key wait while it is looked at again, so that this must not take all of their time: a database that
-does not answer is an outage. A little longer than what the breaker calls slow, so that it counts there."""
+does not answer is an outage. A little longer than the breaker's patience, so that it counts there."""
+
+_PATIENT_LOOK_S = 10.0
+"""The same while the database is slow: most calls wait for nothing then, and it would answer in the end."""
 
 _VOUCHED = b"by a certificate"
 """Stands for the digest of a secret; shorter than any."""
@@ -68,11 +71,14 @@ class Authenticator:
         hasher: KeyHasher,
         is_heard: Callable[[], bool],
         settings: AuthSettings,
+        is_slow: Callable[[], bool] = lambda: False,
     ) -> None:
-        """is_heard: whether `forget` is sure to be called at present when a key changes."""
+        """is_heard: whether `forget` is sure to be called at present when a key changes. is_slow: whether the database
+        is at present; then a key is trusted while it is looked at again, as it is while the database is away."""
         self._keys = keys
         self._hasher = hasher
         self._is_heard = is_heard
+        self._is_slow = is_slow
         self._settings = settings
         self._keyed_hash = hmac.new(secrets.token_bytes(32), digestmod="sha256")
         # Of one key several: while a rotation overlaps both of its secrets are in use.
@@ -99,14 +105,14 @@ class Authenticator:
             return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
         if self._is_fresh(trusted):
             return trusted.principal
-        return await self._shared((key_id, digest), lambda: self._looked_at_again(key_id, secret, trusted))
+        return await self._anew((key_id, digest), trusted, lambda: self._looked_at_again(key_id, secret, trusted))
 
     async def vouched(self, key_id: str) -> Principal:
         """Who holds this key, when something else than its secret proves it. Raises CredentialsInvalid."""
         trusted = self._known(key_id, _VOUCHED)
         if trusted is not None and self._is_fresh(trusted):
             return trusted.principal
-        return await self._shared((key_id, _VOUCHED), lambda: self._looked_at(key_id))
+        return await self._anew((key_id, _VOUCHED), trusted, lambda: self._looked_at(key_id))
 
     def forget(self, key_id: str) -> None:
         """Look at a key again before it is trusted: it was rotated, revoked or deleted."""
@@ -137,15 +143,29 @@ class Authenticator:
                 return trusted
         return None
 
+    async def _anew(
+        self, key: tuple[str, bytes], trusted: _Trusted | None, look: Callable[[], Awaitable[Principal]]
+    ) -> Principal:
+        """What a look at the key finds, or what was known before it while the database is slow."""
+        looking = self._begun(key, look)
+        # It does answer in the end, so what may have been missed is waited for.
+        if self._is_slow() and self._is_heard() and trusted is not None and trusted.until:
+            with suppress(StorageUnavailable):
+                return self._despite_outage(trusted)
+        return await asyncio.shield(looking)
+
     async def _shared(self, key: tuple[str, bytes], work: Callable[[], Awaitable[Principal]]) -> Principal:
         """The outcome of work that is under way for all who show the same key at once."""
+        # Whoever leaves does not take the answer of the others along.
+        return await asyncio.shield(self._begun(key, work))
+
+    def _begun(self, key: tuple[str, bytes], work: Callable[[], Awaitable[Principal]]) -> asyncio.Task[Principal]:
         task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(_awaited(work))
             self._under_way[key] = task
             task.add_done_callback(lambda ended: self._ended(key, ended))
-        # Whoever leaves does not take the answer of the others along.
-        return await asyncio.shield(task)
+        return task
 
     def _ended(self, key: tuple[str, bytes], task: asyncio.Task[Principal]) -> None:
         del self._under_way[key]
@@ -176,7 +196,7 @@ class Authenticator:
     async def _looked_at_again(self, key_id: str, secret: str, trusted: _Trusted) -> Principal:
         forgotten = self._forgotten
         try:
-            stored = await in_time(self._keys.find(key_id), _LOOK_S)
+            stored = await in_time(self._keys.find(key_id), self._look_s())
         except (StorageUnavailable, DeadlinePassed):
             return self._despite_outage(trusted)
         if stored is None or trusted.secret_hash not in _good_hashes(stored):
@@ -192,7 +212,7 @@ class Authenticator:
     async def _looked_at(self, key_id: str) -> Principal:
         forgotten = self._forgotten
         try:
-            stored = await in_time(self._keys.find(key_id), _LOOK_S)
+            stored = await in_time(self._keys.find(key_id), self._look_s())
         except (StorageUnavailable, DeadlinePassed):
             return self._despite_outage(self._known(key_id, _VOUCHED))
         if stored is None or not _good_hashes(stored):
@@ -206,8 +226,10 @@ class Authenticator:
 
     def _despite_outage(self, trusted: _Trusted | None) -> Principal:
         """Trust a key for another while: without the database nobody can change it, unless only we cannot reach it, and
-        then it opens nothing but lists that are cached. Raises StorageUnavailable for a key that was announced as changed,
-        and when this has gone on for too long."""
+        then it opens nothing but lists that are cached.
+
+        Raises StorageUnavailable for a key that was announced as changed, and when this has gone on for too long.
+        """
         now = time.monotonic()
         if trusted is None or trusted.is_doubtful:
             raise StorageUnavailable
@@ -239,6 +261,9 @@ class Authenticator:
         del self._trusted[key_id][: -HASHES_PER_KEY - 1]
         while len(self._trusted) > self._settings.cache_size:
             self._trusted.popitem(last=False)
+
+    def _look_s(self) -> float:
+        return _PATIENT_LOOK_S if self._is_slow() else _LOOK_S
 
     def _drop(self, key_id: str, digest: bytes) -> None:
         if left := [trusted for trusted in self._trusted.pop(key_id, ()) if trusted.digest != digest]:

@@ -8,6 +8,8 @@ transaction mode may stand between. Failures of the connection become StorageUna
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,12 +25,17 @@ from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.resilience.breaker import Breaker, BreakerOpen
 from recsvc.resilience.in_time import in_time
+from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
 from recsvc.telemetry.metrics import Metrics
 
 # What an answer takes on its way, once its statement has ended by its time-out.
 _ON_ITS_WAY_S = 2.0
+# What asks nothing of the server tells of its speed each time; a read also tells of what it asks for.
+_TRIVIAL, _READ = "trivial", "read"
+_LEAST_A_SECOND = {_TRIVIAL: 1, _READ: 5}
+_JITTER = 0.25
 Query = sql.Composed | sql.SQL | bytes
 Params = Mapping[str, object]
 
@@ -60,17 +67,19 @@ class Database:
         self._settings = settings
         self._must_answer = must_answer
         self._show_state = metrics.breaker_changed(name)
+        self._show_slowness = metrics.breaker_changed(f"{name}_slow")
         self._prober: asyncio.Task[None] | None = None
         self._generation = 0
         self._breaker = Breaker(
             name,
             failures=settings.breaker_failures,
             reset_s=settings.breaker_reset_s,
-            slow_s=settings.breaker_slow_s,
+            patience_s=settings.breaker_slow_s,
             is_failure=lambda error: isinstance(error, StorageUnavailable),
             on_change=self._breaker_changed,
             probed_apart=True,
         )
+        self._slowness = Slowness(_LEAST_A_SECOND, on_change=self._slowness_changed)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
             connection_class=Connection,
@@ -108,22 +117,52 @@ class Database:
             self._prober.cancel()
         await self._pool.close(timeout=5)
 
+    def is_slow(self) -> bool:
+        """Whether it answers so slowly that who has something else to answer with should not wait for it."""
+        return self._slowness.is_slow
+
     def _breaker_changed(self, state: str) -> None:
         self._show_state(state)
+        self._begin_probing(state)
+
+    def _slowness_changed(self, state: str) -> None:
+        self._show_slowness(state)
+        self._begin_probing(state)
+
+    def _begin_probing(self, state: str) -> None:
         if state == "open" and (self._prober is None or self._prober.done()):
             self._prober = asyncio.create_task(self._probe())
 
     async def _probe(self) -> None:
-        """Ask PostgreSQL now and then until it answers, so that calls need not find out."""
-        while not self._breaker.is_closed:
-            await asyncio.sleep(self._settings.breaker_reset_s / 2)
+        """Ask PostgreSQL now and then until it answers, and soon enough, so that calls need not find out."""
+        while not self._breaker.is_closed or self.is_slow():
+            pause_s = self._settings.breaker_reset_s / 2 * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+            await asyncio.sleep(pause_s)
+            took_s = float("inf")
             with suppress(StorageUnavailable, DeadlinePassed, BreakerOpen):
-                await in_time(self._answer_probe(), self._settings.breaker_slow_s)
+                took_s = await in_time(self._answer_probe(), self._settings.breaker_slow_s)
+            self._slowness.probed(slowly=took_s > self._settings.slow_answer_s)
 
-    async def _answer_probe(self) -> None:
+    async def _answer_probe(self) -> float:
+        """How long a statement takes that asks nothing of the server."""
         with self._breaker.guard(probe=True), translated_errors():
             async with self._leased(self._settings.breaker_slow_s) as connection:
+                start = time.monotonic()
                 await connection.execute(b"SELECT 1")
+                return time.monotonic() - start
+
+    @contextmanager
+    def _timed(self, kind: str, slow_s: float) -> Iterator[None]:
+        """Count how long an answer takes, or was waited for; a failure says nothing of that."""
+        start, is_counted = time.monotonic(), True
+        try:
+            yield
+        except Exception:
+            is_counted = False
+            raise
+        finally:
+            if is_counted:
+                self._slowness.answered(kind, slowly=time.monotonic() - start > slow_s)
 
     @asynccontextmanager
     async def _leased(self, timeout_s: float | None = None) -> AsyncIterator[Connection]:
@@ -202,7 +241,8 @@ class Database:
                 await stack.enter_async_context(connection.transaction())
                 if snapshot:
                     await connection.execute(b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                await connection.execute(enter, {**parameters, "timeout_ms": _milliseconds(timeout_s)})
+                with self._timed(_TRIVIAL, self._settings.slow_answer_s):
+                    await connection.execute(enter, {**parameters, "timeout_ms": _milliseconds(timeout_s)})
             yield connection
 
     @contextmanager
@@ -229,13 +269,14 @@ class Database:
         timeout_s = self._settings.statement_timeout_s
         with self._guarded():
             async with self._leased(timeout_s) as connection:
-                async with connection.pipeline(), connection.transaction():
-                    await connection.execute(
-                        _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
-                    )
-                    if setting is not None:
-                        await connection.execute(setting)
-                    cursor = await connection.execute(_as_query(query), params, binary=True)
+                with self._timed(_READ, self._settings.breaker_slow_s):
+                    async with connection.pipeline(), connection.transaction():
+                        await connection.execute(
+                            _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
+                        )
+                        if setting is not None:
+                            await connection.execute(setting)
+                        cursor = await connection.execute(_as_query(query), params, binary=True)
                 return await cursor.fetchall()
 
     async def fetch_one(self, tenant_key: TenantKey, query: str | sql.Composed, params: Params) -> DictRow | None:

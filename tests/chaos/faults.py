@@ -151,13 +151,18 @@ def _redis(installation: Installation) -> Iterator[redis.Redis]:
 @contextmanager
 def _stopped(pids: list[int]) -> Iterator[None]:
     """Processes that stand still inside, as on a machine that swaps or a disk that hangs."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
     try:
+        _send(pids, signal.SIGSTOP)
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        _send(pids, signal.SIGCONT)
+
+
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        # A backend may end while the others are being stopped.
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _poisoned(proxy_of: Callable[[Installation], Proxy | None], toxic: Toxic) -> Fault:

@@ -48,11 +48,13 @@ class Keys:
     noted: list[str] = field(default_factory=list)
     is_away: bool = False
     is_silent: bool = False
+    answer_s: float = 0.0
 
     async def find(self, key_id: str) -> StoredKey | None:
         self.looked_at += 1
         if self.is_silent:
             await asyncio.sleep(60)
+        await asyncio.sleep(self.answer_s)
         if self.is_away:
             raise StorageUnavailable
         return self.stored.get(key_id)
@@ -86,6 +88,7 @@ class Door:
     keys: Keys = field(default_factory=Keys)
     hasher: CountingHasher = field(default_factory=CountingHasher)
     is_heard: bool = True
+    is_slow: bool = False
     settings: AuthSettings = CHEAP
 
     def __post_init__(self) -> None:
@@ -94,6 +97,7 @@ class Door:
             self.hasher,
             lambda: self.is_heard,
             self.settings,
+            lambda: self.is_slow,
         )
 
     async def enters(self, text: str) -> bool:
@@ -269,6 +273,37 @@ async def test_while_storage_is_away_a_key_stays_good_although_changes_may_be_mi
         door.is_heard = False
     await asyncio.sleep(0.1)
     assert await door.enters(fresh.text)
+
+
+async def test_a_slow_storage_is_not_waited_for_and_what_it_says_holds_once_it_has_said_it() -> None:
+    door = Door(settings=CHEAP.model_copy(update={"cache_ttl_s": 0.05}), is_slow=True)
+    fresh = await door.hasher.make()
+    door.keys.add(fresh)
+    await door.enters(fresh.text)
+    door.keys.answer_s = 0.2
+    door.keys.revoke(fresh.key_id)
+    await asyncio.sleep(0.1)
+    assert await door.enters(fresh.text)
+    await asyncio.sleep(0.3)
+    assert not await door.enters(fresh.text)
+
+
+@pytest.mark.parametrize("doubt", ["announced", "gap", "unheard"])
+async def test_a_slow_storage_is_waited_for_when_a_key_may_have_changed(doubt: str) -> None:
+    door = Door(is_slow=True)
+    fresh = await door.hasher.make()
+    door.keys.add(fresh)
+    await door.enters(fresh.text)
+    door.keys.answer_s = 0.2
+    door.keys.revoke(fresh.key_id)
+    if doubt == "announced":
+        door.authenticator.forget(fresh.key_id)
+    elif doubt == "gap":
+        door.authenticator.forget_all()
+    else:
+        door.is_heard = False
+        await asyncio.sleep(1.05)
+    assert not await door.enters(fresh.text)
 
 
 @pytest.mark.parametrize("doubt", ["announced", "expired"])

@@ -20,22 +20,24 @@ class _BadQuestion(Exception):
     """Does not."""
 
 
-def a_breaker(states: list[str] | None = None, slow_s: float = float("inf")) -> Breaker:
+def a_breaker(states: list[str] | None = None, patience_s: float = float("inf")) -> Breaker:
     """Opens after three failures in a row."""
     told = states if states is not None else []
     return Breaker(
         "test",
         failures=3,
         reset_s=_RESET_S,
-        slow_s=slow_s,
+        patience_s=patience_s,
         is_failure=lambda error: isinstance(error, _Away),
         on_change=told.append,
     )
 
 
-async def call(breaker: Breaker, error: BaseException | None = None, takes_s: float = 0.0) -> None:
+async def call(
+    breaker: Breaker, error: BaseException | None = None, takes_s: float = 0.0, *, probe: bool = False
+) -> None:
     """One call that ends like this."""
-    with breaker.guard():
+    with breaker.guard(probe=probe):
         await asyncio.sleep(takes_s)
         if error is not None:
             raise error
@@ -75,20 +77,29 @@ async def test_half_of_the_last_calls_failing_opens_it_though_none_follow_each_o
     assert breaker.is_open
 
 
-async def test_slow_answers_open_it() -> None:
-    breaker = a_breaker(slow_s=0.001)
+async def test_answers_that_come_late_do_not_open_it() -> None:
+    breaker = a_breaker(patience_s=0.001)
     await asyncio.gather(*(call(breaker, takes_s=0.01) for _ in range(20)))
-    assert breaker.is_open
+    assert breaker.is_closed
 
 
 async def test_callers_that_give_up_on_a_slow_answer_open_it_and_impatient_ones_do_not() -> None:
-    for slow_s, opens in ((0.001, True), (10.0, False)):
-        breaker = a_breaker(slow_s=slow_s)
+    for patience_s, opens in ((0.001, True), (10.0, False)):
+        breaker = a_breaker(patience_s=patience_s)
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.005):
                     await call(breaker, takes_s=1.0)
         assert breaker.is_open is opens
+
+
+async def test_a_probe_that_is_given_up_speaks_against_a_dependency_that_nobody_else_asks() -> None:
+    breaker = a_breaker(patience_s=10.0)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await call(breaker, takes_s=1.0, probe=True)
+    assert breaker.is_open
 
 
 async def test_after_the_pause_one_probe_closes_it() -> None:

@@ -30,6 +30,7 @@ class Table:
         self.batches: list[tuple[TenantKey, list[str]]] = []
         self.stored: set[str] = set()
         self.counted_at_once: list[bool] = []
+        self.is_slow = False
 
     async def write(self, tenant_key: TenantKey, events: Sequence[Event], *, count_at_once: bool) -> list[Outcome]:
         self.counted_at_once.append(count_at_once)
@@ -50,7 +51,8 @@ def an_event(name: str) -> Event:
 
 
 def a_writer(table: Table, **settings: float) -> EventWriter:
-    return EventWriter(cast(EventRepository, table), WriterSettings.model_validate(settings), Metrics())
+    model = WriterSettings.model_validate(settings)
+    return EventWriter(cast(EventRepository, table), model, Metrics(), lambda: table.is_slow)
 
 
 async def _settle() -> None:
@@ -124,6 +126,13 @@ async def test_only_the_events_of_few_are_counted_before_they_are_acknowledged()
     await writer.write(_TENANT, [an_event(f"many of one/{at}") for at in range(1000)])
     await writer.write(_TENANT, [an_event("alone again")])
     assert table.counted_at_once == [True, False, False, True]
+
+
+async def test_while_the_database_is_slow_no_event_waits_until_it_is_counted() -> None:
+    table = Table()
+    table.is_slow = True
+    await a_writer(table).write(_TENANT, [an_event("alone")])
+    assert table.counted_at_once == [False]
 
 
 async def test_tenants_never_share_a_batch() -> None:

@@ -19,6 +19,7 @@ class Tenants:
     def __init__(self) -> None:
         self.loads = 0
         self.is_away = False
+        self.is_slow = False
 
     async def profile(self, _tenant_key: TenantKey) -> object:
         self.loads += 1
@@ -40,7 +41,7 @@ def tenants() -> Tenants:
 
 @pytest.fixture
 def profiles(tenants: Tenants) -> TenantProfiles:
-    return TenantProfiles(tenants, None)  # type: ignore[arg-type]
+    return TenantProfiles(tenants, None, lambda: tenants.is_slow)  # type: ignore[arg-type]
 
 
 async def test_many_callers_load_once(tenants: Tenants, profiles: TenantProfiles) -> None:
@@ -72,3 +73,29 @@ async def test_a_database_that_is_back_is_asked_again(
     tenants.is_away = False
     monkeypatch.setattr("recsvc.engine.profiles._LIFE_S", 0.0)
     assert (await profiles.get(_TENANT, at_least=3)).version == 3
+
+
+@pytest.fixture
+def no_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every profile is too old to be answered without a look."""
+    monkeypatch.setattr("recsvc.engine.profiles._LIFE_S", 0.0)
+
+
+@pytest.mark.usefixtures("no_life")
+async def test_a_slow_database_is_not_waited_for_and_its_answer_is_there_for_the_next(
+    tenants: Tenants, profiles: TenantProfiles
+) -> None:
+    await profiles.get(_TENANT)
+    tenants.is_slow = True
+    assert [(await profiles.get(_TENANT)).version for _ in range(5)] == [1] * 5
+    await asyncio.sleep(0.05)
+    assert (await profiles.get(_TENANT)).version == 2
+
+
+@pytest.mark.usefixtures("no_life")
+async def test_a_version_that_is_known_to_exist_is_waited_for_even_then(
+    tenants: Tenants, profiles: TenantProfiles
+) -> None:
+    await profiles.get(_TENANT)
+    tenants.is_slow = True
+    assert (await profiles.get(_TENANT, at_least=2)).version == 2
