@@ -28,12 +28,14 @@ from rich.table import Table
 
 from recsvc.cache.permits import Permits
 from recsvc.cache.redis_client import RedisClient
+from recsvc.domain.consistency import ConsistencyTokens
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope, TenantProfile, TenantSettings
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
+from recsvc.rpc.interceptors.consistency import ReadYourWrites
 from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
 from recsvc.rpc.interceptors.request_id import HEADER
@@ -57,6 +59,7 @@ _ROWS = (
     "+ auth, key cached",
     "+ validation",
     "+ limits, none set",
+    "+ read-your-writes, not asked for",
     "the same with a rate limit set",
 )
 _ANSWER_BYTES = 600
@@ -194,6 +197,7 @@ async def _serve(redis_url: str) -> None:
     authenticator = Authenticator(keys, hasher, lambda: True, auth_settings)
     tenants: Any = None
     audit_log: Any = None
+    replicas: Any = None
     redis = RedisClient(redis_url, CacheSettings(), Metrics())
 
     def limits(settings: LimitSettings) -> Limits:
@@ -203,7 +207,8 @@ async def _serve(redis_url: str) -> None:
     scopes = required_scopes(FILES)
     known = (*observed, Auditing(audit_log, scopes), Authentication(authenticator, tenants, scopes, {}))
     unlimited = (*known, limits(LimitSettings()))
-    limited = (*known, limits(LimitSettings(reads_per_second=20_000, key_share=0.5)))
+    read_your_writes = ReadYourWrites(replicas, ConsistencyTokens(bytes(32)))
+    limited = (*known, limits(LimitSettings(reads_per_second=20_000, key_share=0.5)), read_your_writes)
     settings = ServerSettings()
     ports, servers = [], []
     parse = pb.RecommendRequest.FromString
@@ -220,6 +225,7 @@ async def _serve(redis_url: str) -> None:
         (echo, parse, pipeline(known, _NoValidator())),
         (echo, parse, pipeline(known, RequestValidator())),
         (echo, parse, pipeline(unlimited, RequestValidator())),
+        (echo, parse, pipeline((*unlimited, read_your_writes), RequestValidator())),
         (echo, parse, pipeline(limited, RequestValidator())),
     ):
         handler = grpc.unary_unary_rpc_method_handler(answered, request_deserializer=deserializer)

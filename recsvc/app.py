@@ -20,6 +20,7 @@ from recsvc.cache.permits import Permits
 from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import VersionAnnouncer
 from recsvc.domain.bootstrap_keys import parse
+from recsvc.domain.consistency import ConsistencyTokens
 from recsvc.domain.errors import AlreadyExists, StorageUnavailable
 from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantSettings
@@ -45,6 +46,7 @@ from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.health import POSTGRESQL, REDIS, Health
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
+from recsvc.rpc.interceptors.consistency import ReadYourWrites
 from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
 from recsvc.rpc.key_hasher import KeyHasher
@@ -204,7 +206,7 @@ async def open_storage(settings: Settings, *, wait_s: float = 0.0) -> AsyncItera
             tenants=TenantRepository(database, changes),
             keys=ApiKeyRepository(database, changes),
             items=ItemRepository(database, replicas, changes, longest_transaction_s=longest_transaction_s),
-            users=UserRepository(database, changes, events),
+            users=UserRepository(database, replicas, changes, events),
             events=events,
             event_types=EventTypeRepository(database, changes),
             counters=counters,
@@ -386,6 +388,9 @@ async def _build_server(
             Auditing(storage.audit_log, scopes),
             Authentication(authenticator, storage.tenants, scopes, settings.tls.client_keys),
             Limits(limits, Permits(storage.redis)),
+            ReadYourWrites(
+                storage.replicas, ConsistencyTokens(await storage.tenants.service_secret("consistency_tokens"))
+            ),
         ),
         validator=validator,
         policies=policies(FILES, settings.server),

@@ -31,6 +31,9 @@ class PostgresSettings(BaseModel):
     )
     replica_max_lag_s: float = Field(5.0, gt=0, description="A replica that lags more is not asked until it caught up.")
     replica_check_s: float = Field(1.0, gt=0, description="How often the lag is looked at, give or take a quarter.")
+    replica_wait_s: float = Field(
+        0.1, ge=0, description="How long a read that must see a write waits for a replica before the primary is asked."
+    )
     pool_min_size: int = Field(2, ge=1, description="Connections that each process keeps open.")
     pool_size: int = Field(10, ge=1, description="Connections that each process opens at most.")
     pool_timeout_s: float = Field(2.0, gt=0, description="How long a call waits for a free connection.")

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from recsvc.domain.audit import AuditEntry
+from recsvc.domain.consistency import STRONG, Consistency
 from recsvc.domain.errors import CredentialsMissing, FieldViolation
 from recsvc.domain.ids import TenantKey
 from recsvc.domain.tenancy import Principal
@@ -28,7 +29,8 @@ class Call:
 
     cost: what it counts against its tenant's limits, 0 for a stream whose messages count instead; pace: waits until so
     many elements of its stream may go on, None when they are not limited; headers: what goes into the initial metadata
-    besides the request id; request: None of a stream of requests, and of what could not be read.
+    besides the request id; request: None of a stream of requests, and of what could not be read; wants_token: where the
+    caller is told how new a read must be to see what this call wrote, if it asked for that.
     """
 
     method: str
@@ -44,6 +46,8 @@ class Call:
     principal: Principal | None = None
     request: Message | None = field(default=None, repr=False)
     is_audited: bool = False
+    consistency: Consistency = STRONG
+    wants_token: Context | None = None
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"
 
@@ -70,6 +74,11 @@ def current() -> Call:
 def principal() -> Principal:
     """Who makes the call. Raises CredentialsMissing for a method without authentication."""
     return _current.get().caller()
+
+
+def consistency() -> Consistency:
+    """How new what the call reads must be."""
+    return _current.get().consistency
 
 
 def audit(*targets: str) -> AuditEntry:

@@ -17,6 +17,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.cleaning import clean_event
+from recsvc.domain.consistency import STRONG, Consistency
 from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
@@ -115,9 +116,14 @@ class EventRepository:
                 await self._counters.count_all()
         return _outcomes(judged, written.not_stored)
 
-    async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[StoredEvent]:
+    async def list(
+        self, tenant_key: TenantKey, question: PageQuestion, consistency: Consistency = STRONG
+    ) -> list[StoredEvent]:
         """A page of events that match."""
-        rows = await fetch_page(self._database, tenant_key, _SQL["list_events"], EVENT_COLUMNS, question)
+        rows = await self._replicas.read_as(
+            consistency,
+            lambda database: fetch_page(database, tenant_key, _SQL["list_events"], EVENT_COLUMNS, question),
+        )
         return [_stored_event(row) for row in rows]
 
     async def export(

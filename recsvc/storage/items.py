@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 
 from recsvc.domain.catalog import AttributeRule, AttributeType, Item, check_attributes
 from recsvc.domain.cleaning import clean_item
+from recsvc.domain.consistency import STRONG, Consistency
 from recsvc.domain.errors import (
     AlreadyExists,
     DomainError,
@@ -174,17 +175,20 @@ class ItemRepository:
         await self._changes.tenant_changed(tenant_key, version)
         return outcomes
 
-    async def get(self, tenant_key: TenantKey, item_id: ItemId) -> Item:
+    async def get(self, tenant_key: TenantKey, item_id: ItemId, consistency: Consistency = STRONG) -> Item:
         """Raises ItemNotFound."""
-        found = await self.get_many(tenant_key, [item_id])
+        found = await self.get_many(tenant_key, [item_id], consistency)
         if item_id not in found:
             raise ItemNotFound(item_id)
         return found[item_id]
 
-    async def get_many(self, tenant_key: TenantKey, item_ids: Sequence[ItemId]) -> Mapping[ItemId, Item]:
+    async def get_many(
+        self, tenant_key: TenantKey, item_ids: Sequence[ItemId], consistency: Consistency = STRONG
+    ) -> Mapping[ItemId, Item]:
         """Those of the items that exist, by id."""
-        rows = await self._database.fetch_all(
-            tenant_key, _SQL["get_items"], {"tenant": tenant_key, "item_ids": list(item_ids)}
+        params = {"tenant": tenant_key, "item_ids": list(item_ids)}
+        rows = await self._replicas.read_as(
+            consistency, lambda database: database.fetch_all(tenant_key, _SQL["get_items"], params)
         )
         return {ItemId(row["item_id"]): _item(row) for row in rows}
 
@@ -193,10 +197,15 @@ class ItemRepository:
         row = await self._database.fetch_one(tenant_key, _SQL["any_items"], {"tenant": tenant_key})
         return bool(row and row["found"])
 
-    async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[Item]:
+    async def list(
+        self, tenant_key: TenantKey, question: PageQuestion, consistency: Consistency = STRONG
+    ) -> list[Item]:
         """A page of items that match."""
-        rows = await fetch_page(
-            self._database, tenant_key, _SQL["list_items"], ITEM_COLUMNS, question, order_columns=_ORDER_COLUMNS
+        rows = await self._replicas.read_as(
+            consistency,
+            lambda database: fetch_page(
+                database, tenant_key, _SQL["list_items"], ITEM_COLUMNS, question, order_columns=_ORDER_COLUMNS
+            ),
         )
         return [_item(row) for row in rows]
 
@@ -244,13 +253,17 @@ class ItemRepository:
                     yield ItemExport(snapshot_time, [_item(row) for row in chunk])
 
     async def activity(
-        self, tenant_key: TenantKey, item_ids: Sequence[ItemId], window_s: float, presence_s: float
+        self,
+        tenant_key: TenantKey,
+        item_ids: Sequence[ItemId],
+        window_s: float,
+        presence_s: float,
+        consistency: Consistency = STRONG,
     ) -> Mapping[ItemId, ItemActivity]:
         """Live counters of those of the items that exist."""
-        rows = await self._database.fetch_all(
-            tenant_key,
-            _SQL["item_activity"],
-            {"tenant": tenant_key, "item_ids": list(item_ids), "window_s": window_s, "presence_s": presence_s},
+        params = {"tenant": tenant_key, "item_ids": list(item_ids), "window_s": window_s, "presence_s": presence_s}
+        rows = await self._replicas.read_as(
+            consistency, lambda database: database.fetch_all(tenant_key, _SQL["item_activity"], params)
         )
         by_item: dict[ItemId, list[DictRow]] = {}
         for row in rows:

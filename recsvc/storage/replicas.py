@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 import structlog
 from psycopg.errors import SerializationFailure
 
+from recsvc.domain.consistency import NO_REPLICA, Consistency
 from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.resilience.in_time import in_time
@@ -27,6 +28,7 @@ from recsvc.storage.database import Database
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+_POLL_S = 0.005
 _JITTER = 0.25
 """So that many processes do not ask the servers in the same moment."""
 _POSITION = b"SELECT pg_current_wal_lsn() - '0/0'::pg_lsn AS position"
@@ -75,6 +77,7 @@ class Replicas:
             for number, url in enumerate(settings.replica_urls, start=1)
         }
         self._fresh: set[str] = set()
+        self._replayed: dict[str, int] = {}
         # Enough to tell a lag that is too long from one that is not, with looks that come early.
         looks = settings.replica_max_lag_s / settings.replica_check_s / (1 - _JITTER)
         self._positions = PrimaryPositions(int(looks) + 2)
@@ -99,13 +102,24 @@ class Replicas:
         """The replicas in the set at present."""
         return frozenset(self._fresh)
 
-    async def read(self, question: Callable[[Database], Awaitable[_Answer]]) -> _Answer:
+    async def position(self) -> int | None:
+        """Where the primary's log is now, so that all that was committed before lies behind it; None if it is away."""
+        return await self._position(self._primary, _POSITION)
+
+    async def read_as(self, consistency: Consistency, question: Callable[[Database], Awaitable[_Answer]]) -> _Answer:
+        """What a server answers that is as new as the caller wants: `read` for a caller who lets it be old."""
+        if consistency.position is None:
+            return await question(self._primary)
+        return await self.read(question, position=consistency.position)
+
+    async def read(self, question: Callable[[Database], Awaitable[_Answer]], *, position: int = 0) -> _Answer:
         """What a replica in the set answers, else another one or the primary; asked twice at most.
 
-        A question may raise ReplicaBehind, and is then asked of the primary. Raises StorageUnavailable, and whatever
-        the question raises by itself.
+        position: of the primary's log, which the replica must have replayed; for a moment it is waited for. A question
+        may raise ReplicaBehind, and is then asked of the primary. Raises StorageUnavailable, and whatever the question
+        raises by itself.
         """
-        first = self._choose()
+        first = await self._choose(position)
         if first is not None:
             try:
                 return await self._ask(first, question)
@@ -114,7 +128,7 @@ class Replicas:
             except (StorageUnavailable, SerializationFailure):
                 # Until the next look says otherwise.
                 self._fresh.discard(first)
-        return await self._ask(self._choose(), question)
+        return await self._ask(await self._choose(position), question)
 
     @asynccontextmanager
     async def export_transaction(
@@ -140,8 +154,27 @@ class Replicas:
             except SerializationFailure as error:
                 raise StorageUnavailable from error
 
-    def _choose(self) -> str | None:
-        return random.choice(sorted(self._fresh)) if self._fresh else None  # noqa: S311  (spreads load)
+    async def _choose(self, position: int) -> str | None:
+        """A replica that has replayed so far, or does so while it is waited for; None for the primary."""
+        # What it had replayed when it was last looked at is often enough.
+        fit = sorted(name for name in self._fresh if self._replayed.get(name, 0) >= position)
+        if not fit and self._fresh and position < NO_REPLICA:
+            name = random.choice(sorted(self._fresh))  # noqa: S311  (spreads load)
+            fit = [name] if await self._comes_to(name, position) else []
+        return random.choice(fit) if fit else None  # noqa: S311
+
+    async def _comes_to(self, name: str, position: int) -> bool:
+        until = time.monotonic() + self._settings.replica_wait_s
+        while True:
+            replayed = await self._position(self._replicas[name], _REPLAYED)
+            if replayed is None:
+                return False
+            self._replayed[name] = replayed
+            if replayed >= position:
+                return True
+            if time.monotonic() + _POLL_S > until:
+                return False
+            await asyncio.sleep(_POLL_S)
 
     async def _ask(self, name: str | None, question: Callable[[Database], Awaitable[_Answer]]) -> _Answer:
         self._metrics.reads.labels(name or "primary").inc()
@@ -176,6 +209,8 @@ class Replicas:
         elif not is_fresh and name in self._fresh:
             _log.info("replica.left", replica=name, lag_s=lag_s)
             self._fresh.discard(name)
+        # After a failover it may go on from an earlier position.
+        self._replayed[name] = replayed or 0
 
     async def _position(self, database: Database, statement: bytes) -> int | None:
         try:

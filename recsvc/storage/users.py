@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.cleaning import check_name, clean_user
+from recsvc.domain.consistency import STRONG, Consistency
 from recsvc.domain.errors import DomainError, UserNotFound
 from recsvc.domain.events import StoredEvent
 from recsvc.domain.filters import Comparison, Field, FieldType, Operator
@@ -22,6 +23,7 @@ from recsvc.storage.database import Database, execute
 from recsvc.storage.events import EventRepository
 from recsvc.storage.filter_sql import USER_COLUMNS
 from recsvc.storage.listing import PageQuestion, fetch_page
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.retries import despite_deadlocks
 from recsvc.storage.statements import load
 
@@ -61,21 +63,29 @@ class Merge:
 class UserRepository:
     """Reads and writes the users of a tenant."""
 
-    def __init__(self, database: Database, changes: Changes, events: EventRepository) -> None:
+    def __init__(self, database: Database, replicas: Replicas, changes: Changes, events: EventRepository) -> None:
         self._database = database
+        self._replicas = replicas
         self._changes = changes
         self._events = events
 
-    async def get(self, tenant_key: TenantKey, user_id: UserId) -> User:
+    async def get(self, tenant_key: TenantKey, user_id: UserId, consistency: Consistency = STRONG) -> User:
         """Raises UserNotFound."""
-        row = await self._database.fetch_one(tenant_key, _SQL["get_user"], {"tenant": tenant_key, "user_id": user_id})
+        params = {"tenant": tenant_key, "user_id": user_id}
+        row = await self._replicas.read_as(
+            consistency, lambda database: database.fetch_one(tenant_key, _SQL["get_user"], params)
+        )
         if row is None:
             raise UserNotFound(user_id)
         return _user(row)
 
-    async def list(self, tenant_key: TenantKey, question: PageQuestion) -> list[User]:
+    async def list(
+        self, tenant_key: TenantKey, question: PageQuestion, consistency: Consistency = STRONG
+    ) -> list[User]:
         """A page of users that match."""
-        rows = await fetch_page(self._database, tenant_key, _SQL["list_users"], USER_COLUMNS, question)
+        rows = await self._replicas.read_as(
+            consistency, lambda database: fetch_page(database, tenant_key, _SQL["list_users"], USER_COLUMNS, question)
+        )
         return [_user(row) for row in rows]
 
     async def change(

@@ -35,7 +35,7 @@ async def shop(api: Api) -> Api:
 @pytest.fixture
 def users(service: Service, database: Database, changes: RecordedChanges) -> UserRepository:
     """Users whose changes are announced to the test."""
-    return UserRepository(database, changes, service.storage.events)
+    return UserRepository(database, service.storage.replicas, changes, service.storage.events)
 
 
 async def _record(api: Api, event_id: str, item_id: str = "a", **actor: str) -> str:

@@ -23,6 +23,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from recsvc_client import watching
+from recsvc_client.consistency import Level, Session
 from recsvc_client.errors import explained
 from recsvc_client.gen.v1 import catalog_service_pb2, ingestion_service_pb2, recommendation_service_pb2
 from recsvc_client.gen.v1.admin_service_pb2_grpc import AdminServiceStub
@@ -58,11 +59,14 @@ class Client:
         *,
         timeout_s: float = 5.0,
         tls: bool | grpc.ChannelCredentials = False,
+        consistency: Level = "strong",
     ) -> None:
         """timeout_s: of every call that is not a stream, attempts and pauses included. tls: True for the authorities
         that gRPC brings along, or `grpc.ssl_channel_credentials(…)` with others or a certificate of the client's own,
-        which may stand for a key.
+        which may stand for a key. consistency: of reads of items and events: "strong" asks the primary, "session" a
+        replica that has what this client wrote, "eventual" any replica.
         """
+        self.session = Session(consistency)
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._timeout_s = timeout_s
         self._repeating = Repeating()
@@ -222,12 +226,39 @@ class Client:
         )
         if event_time is not None:
             event.event_time.FromDatetime(event_time)
-        return await self._call(self.ingestion.RecordEvent, ingestion_service_pb2.RecordEventRequest(event=event))
+        return await self._write(self.ingestion.RecordEvent, ingestion_service_pb2.RecordEventRequest(event=event))
+
+    async def get_item(self, item_id: str) -> catalog_service_pb2.Item:
+        """An item with all its fields."""
+        request = catalog_service_pb2.GetItemRequest(item_id=item_id)
+        return (await self._call(self.catalog.GetItem, request, self.session.of_reads)).item
+
+    async def list_items(
+        self,
+        filter: str = "",  # noqa: A002  (the contract's own name)
+        order_by: str = "",
+    ) -> AsyncIterator[catalog_service_pb2.Item]:
+        """All items that match, page by page."""
+        request = catalog_service_pb2.ListItemsRequest(filter=filter, order_by=order_by)
+        async for page in self._pages(self.catalog.ListItems, request):
+            for item in page.items:
+                yield item
+
+    async def list_events(
+        self,
+        filter: str = "",  # noqa: A002  (the contract's own name)
+        order_by: str = "",
+    ) -> AsyncIterator[ingestion_service_pb2.Event]:
+        """All events that match, newest first unless order_by says otherwise, page by page."""
+        request = ingestion_service_pb2.ListEventsRequest(filter=filter, order_by=order_by)
+        async for page in self._pages(self.ingestion.ListEvents, request):
+            for event in page.events:
+                yield event
 
     async def upsert_items(self, items: Iterable[Mapping[str, Any]]) -> catalog_service_pb2.BatchUpsertItemsResponse:
         """Create or replace up to 1000 items, each a mapping with the fields of Item."""
         request = catalog_service_pb2.BatchUpsertItemsRequest(items=map(_item, items))
-        return await self._call(self.catalog.BatchUpsertItems, request)
+        return await self._write(self.catalog.BatchUpsertItems, request)
 
     async def import_items(
         self, items: Iterable[Mapping[str, Any]]
@@ -244,15 +275,43 @@ class Client:
             if chunk:
                 yield catalog_service_pb2.ImportItemsRequest(items=chunk)
 
+        begun = self.session.begin()
         with explained():
-            async for answer in self.catalog.ImportItems(chunks(), metadata=self._metadata):
+            call = self.catalog.ImportItems(chunks(), metadata=self._metadata + self.session.of_writes)
+            async for answer in call:
                 yield answer
+            self.session.end(begun, await call.trailing_metadata())
 
-    async def _call(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[_Response]],
+        request: Message,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> _Response:
         """Only for calls that may be repeated."""
         return await self._repeating.answer(
-            lambda timeout_s: method(request, metadata=self._metadata, timeout=timeout_s), self._timeout_s
+            lambda timeout_s: method(request, metadata=self._metadata + metadata, timeout=timeout_s), self._timeout_s
         )
+
+    async def _write(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
+        """A write that may be repeated, and that reads of the session must see."""
+        begun = self.session.begin()
+
+        async def attempt(timeout_s: float) -> _Response:
+            call: Any = method(request, metadata=self._metadata + self.session.of_writes, timeout=timeout_s)
+            answer: _Response = await call
+            self.session.end(begun, await call.trailing_metadata())
+            return answer
+
+        return await self._repeating.answer(attempt, self._timeout_s)
+
+    async def _pages(self, method: Callable[..., Awaitable[Any]], request: Any) -> AsyncIterator[Any]:
+        while True:
+            page = await self._call(method, request, self.session.of_reads)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
 
 def _recommend_request(fields: Sequence[str], **named: Any) -> recommendation_service_pb2.RecommendRequest:

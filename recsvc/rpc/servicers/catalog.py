@@ -55,7 +55,7 @@ class CatalogServicer(CatalogServiceServicer):
         return pb.CreateItemResponse(item=convert.item_proto(stored))
 
     async def GetItem(self, request: pb.GetItemRequest, context: Context) -> pb.GetItemResponse:
-        found = await self._items.get(calls.tenant(), ItemId(request.item_id))
+        found = await self._items.get(calls.tenant(), ItemId(request.item_id), calls.consistency())
         return pb.GetItemResponse(item=convert.item_proto(found))
 
     async def UpdateItem(self, request: pb.UpdateItemRequest, context: Context) -> pb.UpdateItemResponse:
@@ -85,7 +85,7 @@ class CatalogServicer(CatalogServiceServicer):
             request,
             tree,
             orders,
-            lambda question: self._items.list(tenant_key, question),
+            lambda question: self._items.list(tenant_key, question, calls.consistency()),
             lambda item: order_values(item, orders),
         )
         return pb.ListItemsResponse(items=[convert.item_proto(item) for item in page], next_page_token=next_page_token)
@@ -93,7 +93,7 @@ class CatalogServicer(CatalogServiceServicer):
     async def BatchGetItems(self, request: pb.BatchGetItemsRequest, context: Context) -> pb.BatchGetItemsResponse:
         statuses = _violations(calls.current().element_violations)
         wanted = [ItemId(item_id) for index, item_id in enumerate(request.item_ids) if index not in statuses]
-        found = await self._items.get_many(calls.tenant(), wanted) if wanted else {}
+        found = await self._items.get_many(calls.tenant(), wanted, calls.consistency()) if wanted else {}
         results = []
         for index, item_id in enumerate(request.item_ids):
             item = found.get(ItemId(item_id))
@@ -172,6 +172,7 @@ class CatalogServicer(CatalogServiceServicer):
             item_ids,
             span(request.window).total_seconds() if request.HasField("window") else _WINDOW_S,
             span(request.presence).total_seconds() if request.HasField("presence") else _PRESENCE_S,
+            calls.consistency(),
         )
         return pb.GetItemActivityResponse(
             activities=[convert.activity_proto(found[item_id]) for item_id in item_ids if item_id in found]

@@ -121,7 +121,7 @@ class IngestionServicer(IngestionServiceServicer):
             request,
             tree,
             orders,
-            lambda question: self._events.list(tenant_key, question),
+            lambda question: self._events.list(tenant_key, question, calls.consistency()),
             lambda stored: [stored.event.event_time, stored.event.event_id],
         )
         return pb.ListEventsResponse(

@@ -32,7 +32,7 @@ class UserServicer(UserServiceServicer):
         self._validator = validator
 
     async def GetUser(self, request: pb.GetUserRequest, context: Context) -> pb.GetUserResponse:
-        found = await self._users.get(calls.tenant(), UserId(request.user_id))
+        found = await self._users.get(calls.tenant(), UserId(request.user_id), calls.consistency())
         return pb.GetUserResponse(user=convert.user_proto(found))
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Context) -> pb.UpdateUserResponse:
@@ -68,7 +68,7 @@ class UserServicer(UserServiceServicer):
             request,
             tree,
             orders,
-            lambda question: self._users.list(tenant_key, question),
+            lambda question: self._users.list(tenant_key, question, calls.consistency()),
             lambda user: [getattr(user, order.field) for order in orders],
         )
         return pb.ListUsersResponse(users=[convert.user_proto(user) for user in page], next_page_token=next_page_token)
