@@ -194,7 +194,7 @@ async def _serve(redis_url: str) -> None:
     hasher = KeyHasher(auth_settings)
     fresh = await hasher.make()
     keys: Any = _Keys(fresh.key_id, fresh.secret_hash)
-    authenticator = Authenticator(keys, hasher, lambda: True, auth_settings)
+    authenticator = Authenticator(keys, hasher, lambda: True, auth_settings, Metrics())
     tenants: Any = None
     audit_log: Any = None
     replicas: Any = None

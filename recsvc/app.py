@@ -84,6 +84,7 @@ from recsvc.storage.training_runs import TrainingRunRepository
 from recsvc.storage.user_states import UserStateRepository
 from recsvc.storage.users import UserRepository
 from recsvc.telemetry.exposition import exposed
+from recsvc.telemetry.loop_lag import LoopLag
 from recsvc.telemetry.metrics import Metrics
 from recsvc.training.runner import TrainingRunner
 
@@ -241,8 +242,8 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     settings = storage.settings
     # Two answers to one question must not differ by what happened a moment ago.
     engine_settings = settings.engine if cached else settings.engine.model_copy(update={"counters_life_s": 0.0})
-    cache = ListCache(storage.redis) if cached else None
-    profiles = TenantProfiles(storage.tenants, cache, storage.database.is_slow)
+    cache = ListCache(storage.redis, storage.metrics) if cached else None
+    profiles = TenantProfiles(storage.tenants, cache, storage.metrics, storage.database.is_slow)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
     finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics)
     trending = TrendingMemory(storage.candidates, storage.items)
@@ -301,6 +302,7 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
             EventWriter(storage.events, settings.writer, storage.metrics, storage.database.is_slow)
         )
         await stack.enter_async_context(build_projector(storage, engine, writer.is_busy))
+        await stack.enter_async_context(LoopLag(storage.metrics))
         draining = asyncio.Event()
         feed = await stack.enter_async_context(ChangeFeed(storage.redis))
         watches = await stack.enter_async_context(
@@ -309,7 +311,12 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         hasher = KeyHasher(settings.auth)
         stack.callback(hasher.close)
         authenticator = Authenticator(
-            storage.keys, hasher, lambda: feed.is_connected, settings.auth, storage.database.is_slow
+            storage.keys,
+            hasher,
+            lambda: feed.is_connected,
+            settings.auth,
+            storage.metrics,
+            storage.database.is_slow,
         )
         feed.listen(authenticator.forget_all, on_key=authenticator.forget)
         health = Health(SERVICE_NAMES, storage.metrics)

@@ -18,6 +18,7 @@ from recsvc.cache.redis_client import RedisClient
 from recsvc.cache.versions import changes_channel, tenant_version_key, user_version_key
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Recommendations
+from recsvc.telemetry.metrics import Metrics
 
 _REMEMBERED_USERS = 100_000
 
@@ -42,19 +43,30 @@ class LookUp:
 class ListCache:
     """Reads and writes lists."""
 
-    def __init__(self, client: RedisClient) -> None:
+    def __init__(self, client: RedisClient, metrics: Metrics) -> None:
         self._client = client
         self._user_keys: OrderedDict[tuple[TenantKey, str], UserKey] = OrderedDict()
+        self._lists, self._stale_lists = metrics.look_ups("lists"), metrics.look_ups("stale_lists")
+        self._tenant_versions = metrics.look_ups("tenant_versions")
+        self._known_users = metrics.look_ups("user_keys")
+        metrics.watch_entries("user_keys", lambda: len(self._user_keys))
 
     async def find(self, tenant_key: TenantKey, who: str, fingerprint: str, max_age: timedelta | None) -> LookUp:
         """Look for a current list.
 
         who: names the user or session, or is empty for a list that is not personal.
         """
+        looked_up = await self._find(tenant_key, who, fingerprint, max_age)
+        self._lists.count(looked_up.found is not None)
+        return looked_up
+
+    async def _find(self, tenant_key: TenantKey, who: str, fingerprint: str, max_age: timedelta | None) -> LookUp:
         user_key = self._user_keys.get((tenant_key, who))
         keys = [_list_key(tenant_key, fingerprint), tenant_version_key(tenant_key)]
         if user_key is not None:
             keys.append(user_version_key(tenant_key, user_key))
+        if who:
+            self._known_users.count(user_key is not None)
         answers = await self._client.get_many(keys)
         if answers is None or answers[1] is None:
             return LookUp(None, 0)
@@ -77,14 +89,16 @@ class ListCache:
     async def find_stale(self, tenant_key: TenantKey, fingerprint: str) -> Recommendations | None:
         """The last list that was kept for a question, whatever happened since; for when no other can be had."""
         answers = await self._client.get_many([_list_key(tenant_key, fingerprint)])
-        if not answers or answers[0] is None:
-            return None
-        return codec.decode(json.loads(answers[0])["list"])
+        kept = answers[0] if answers else None
+        self._stale_lists.count(kept is not None)
+        return codec.decode(json.loads(kept)["list"]) if kept is not None else None
 
     async def tenant_version(self, tenant_key: TenantKey) -> int | None:
         """The version that was announced last; None when Redis does not know it."""
         answers = await self._client.get_many([tenant_version_key(tenant_key)])
-        return int(answers[0]) if answers and answers[0] is not None else None
+        version = answers[0] if answers else None
+        self._tenant_versions.count(version is not None)
+        return int(version) if version is not None else None
 
     async def _is_current(
         self,

@@ -26,6 +26,7 @@ from recsvc.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 _PUBLISH_ATTEMPTS = 3
 _BACKOFF = Backoff(first_s=0.05, longest_s=0.2)
+_COMMANDS = ("ping", "get", "set", "raise_versions", "take_permits", "publish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class RedisClient:
 
     def __init__(self, url: str, settings: CacheSettings, metrics: Metrics) -> None:
         self._settings = settings
-        self._metrics = metrics
+        self._failures = metrics.redis_failures
+        self._seconds = {command: metrics.redis_seconds.labels(command) for command in _COMMANDS}
         self._breaker = Breaker(
             "redis",
             failures=settings.breaker_failures,
@@ -80,7 +82,7 @@ class RedisClient:
     async def ping(self) -> bool:
         """Whether Redis answers; False without asking while it is being left alone."""
         try:
-            with self._breaker.guard():
+            with self._breaker.guard(), self._seconds["ping"].time():
                 await self._redis.ping()
         except (RedisError, OSError, TimeoutError, BreakerOpen):
             return False
@@ -89,7 +91,7 @@ class RedisClient:
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None] | None:
         """Values of some keys, None for those that are not there; None when Redis does not answer."""
         try:
-            with self._breaker.guard():
+            with self._breaker.guard(), self._seconds["get"].time():
                 answers: list[Any] = list(await self._redis.mget(keys))
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self._note(error)
@@ -99,7 +101,7 @@ class RedisClient:
     async def put(self, key: str, value: bytes, life_s: float) -> bool:
         """Store a value; returns whether it was stored."""
         try:
-            with self._breaker.guard():
+            with self._breaker.guard(), self._seconds["set"].time():
                 await self._redis.set(key, value, px=max(1, int(life_s * 1000)))
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self._note(error)
@@ -114,7 +116,8 @@ class RedisClient:
         """
         for failures in range(1, _PUBLISH_ATTEMPTS + 1):
             try:
-                await self._redis.publish(channel, text)
+                with self._seconds["publish"].time():
+                    await self._redis.publish(channel, text)
             except (RedisError, OSError, TimeoutError) as error:
                 self._note(error)
                 if failures < _PUBLISH_ATTEMPTS:
@@ -135,7 +138,7 @@ class RedisClient:
         if not versions:
             return True
         try:
-            with self._breaker.guard():
+            with self._breaker.guard(), self._seconds["raise_versions"].time():
                 try:
                     await self._set_versions(
                         keys=list(versions), args=[int(self._settings.version_ttl_s), channel, *versions.values()]
@@ -161,7 +164,7 @@ class RedisClient:
             for number in (claim.interval_s * 1e6, claim.burst, claim.needed, claim.wanted, claim.ahead_s * 1e6)
         ]
         try:
-            with self._breaker.guard():
+            with self._breaker.guard(), self._seconds["take_permits"].time():
                 answer: list[Any] = await self._take_permits(keys=list(names), args=arguments)
         except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
             self._note(error)
@@ -169,7 +172,7 @@ class RedisClient:
         return [(int(given), float(ahead_us) / 1e6) for given, ahead_us in zip(answer[::2], answer[1::2], strict=True)]
 
     def _note(self, error: Exception) -> None:
-        self._metrics.redis_failures.inc()
+        self._failures.inc()
         if not isinstance(error, BreakerOpen):
             _log.warning("redis.failed", error=type(error).__name__)
 

@@ -76,26 +76,43 @@ class CandidateFinder:
         self._snapshots = snapshots
         self._settings = settings
         self._metrics = metrics
+        self._by_snapshot = metrics.candidate_questions.labels("snapshot")
+        self._by_search = metrics.candidate_questions.labels("search")
+        self._look_ups = metrics.look_ups("snapshots")
         self._searches = asyncio.Semaphore(settings.searches_in_flight)
+        self._searching = 0
         self._held: OrderedDict[TenantKey, HeldSnapshot] = OrderedDict()
         self._not_before: dict[TenantKey, float] = {}
         self._reading: dict[TenantKey, asyncio.Task[None]] = {}
         self._counting: dict[TenantKey, asyncio.Task[None]] = {}
+        metrics.watch_queue("searches", lambda: max(0, self._searching - settings.searches_in_flight))
+        metrics.watch_entries("snapshots", lambda: len(self._held))
+        metrics.read_when_asked(metrics.snapshot_items, lambda: sum(held.size for held in self._held.values()))
+        metrics.read_when_asked(
+            metrics.snapshot_bytes, lambda: sum(held.snapshot.size_bytes for held in self._held.values())
+        )
 
     async def find(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
         """Candidates of all asked sources, in the order of their item ids."""
-        held = self.current(profile) if is_answerable(question) else None
+        held = None
+        if is_answerable(question):
+            held = self.current(profile)
+            self._look_ups.count(held is not None)
         if held is not None and question.user_id is not None:
             version, state = await held.subjects.answer((question.kind, question.user_id))
             # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
             if version <= held.version and state is not None and state.history_size:
-                self._metrics.candidate_questions.labels("snapshot").inc()
+                self._by_snapshot.inc()
                 counters = await self._counters(profile.tenant_key, held)
                 return await self._found(held, counters, state, question, now)
-        self._metrics.candidate_questions.labels("search").inc()
-        # Whatever is searched for, some connections stay free for what is quick.
-        async with self._searches:
-            return await self._candidates.find(profile.tenant_key, profile.model, question, now)
+        self._by_search.inc()
+        self._searching += 1
+        try:
+            # Whatever is searched for, some connections stay free for what is quick.
+            async with self._searches:
+                return await self._candidates.find(profile.tenant_key, profile.model, question, now)
+        finally:
+            self._searching -= 1
 
     async def _counters(self, tenant_key: TenantKey, held: HeldSnapshot) -> Counters:
         """Counters of a moment ago; when they are older than that they are read anew, and if much older, waited for."""
@@ -193,6 +210,7 @@ class CandidateFinder:
             held.counted = start
             return [held.counters] * len(asked)
 
+        self._metrics.snapshot_read_seconds.observe(time.monotonic() - start)
         held = HeldSnapshot(
             model,
             profile.version,

@@ -25,6 +25,11 @@ class FairSlots:
         finally:
             self._give()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return sum(map(len, self._lanes.values()))
+
     async def _take(self, lane: Hashable) -> None:
         if self._free:
             self._free -= 1

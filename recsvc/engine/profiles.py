@@ -15,6 +15,7 @@ from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.gathering import Gathering
 from recsvc.resilience.in_time import in_time
 from recsvc.storage.tenants import TenantRepository
+from recsvc.telemetry.metrics import Metrics
 
 _LIFE_S = 1.0
 _LOAD_S = 1.0
@@ -35,7 +36,11 @@ class TenantProfiles:
     """
 
     def __init__(
-        self, tenants: TenantRepository, cache: ListCache | None, is_slow: Callable[[], bool] = lambda: False
+        self,
+        tenants: TenantRepository,
+        cache: ListCache | None,
+        metrics: Metrics,
+        is_slow: Callable[[], bool] = lambda: False,
     ) -> None:
         """is_slow: whether the database is at present."""
         self._tenants = tenants
@@ -46,10 +51,13 @@ class TenantProfiles:
         self._failures: dict[TenantKey, float] = {}
         self._locks: dict[TenantKey, asyncio.Lock] = {}
         self._versions = Gathering(self._announced, _ASKED_AT_ONCE)
+        self._look_ups = metrics.look_ups("profiles")
+        metrics.watch_entries("profiles", lambda: len(self._entries))
 
     async def get(self, tenant_key: TenantKey, at_least: int = 0) -> TenantProfile:
         """The tenant's profile, of version `at_least` or later. Raises TenantNotFound."""
         profile = self._recent(tenant_key, at_least)
+        self._look_ups.count(profile is not None)
         if profile is not None:
             return profile
         entry = self._entries.get(tenant_key)

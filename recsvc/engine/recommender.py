@@ -141,9 +141,7 @@ class Recommender:
     async def _look_up(self, tenant_key: TenantKey, query: RecommendQuery, cached: bool) -> LookUp:
         if self._cache is None or not (cached and _is_cacheable(query)) or query.max_staleness == timedelta(0):
             return LookUp(None, 0)
-        looked_up = await self._cache.find(tenant_key, _who(query), query.fingerprint(), query.max_staleness)
-        self._metrics.cache_lookups.labels("hit" if looked_up.found else "miss").inc()
-        return looked_up
+        return await self._cache.find(tenant_key, _who(query), query.fingerprint(), query.max_staleness)
 
     async def _compute(
         self, tenant_key: TenantKey, query: RecommendQuery, version: int, cached: bool

@@ -35,6 +35,7 @@ class ShownLog:
         self._queue: asyncio.Queue[tuple[TenantKey, ShownList]] = asyncio.Queue(capacity)
         self._unwritten: dict[TenantKey, list[ShownList]] = {}
         self._task: asyncio.Task[None] | None = None
+        metrics.watch_queue("shown", lambda: self._queue.qsize() + sum(map(len, self._unwritten.values())), capacity)
 
     async def __aenter__(self) -> Self:
         """Begin to write."""

@@ -82,6 +82,7 @@ class WatchHub:
         self._index = WatchIndex()
         self._arrivals = Arrivals(self._index, states)
         self._slots = FairSlots(settings.questions_in_flight)
+        metrics.watch_queue("watch_questions", lambda: self._slots.waiting, settings.watchers)
         self._waiting: dict[Hashable, asyncio.Task[_Answer]] = {}
         self._changed_tenants: set[TenantKey] = set()
         self._some_changed = asyncio.Event()

@@ -24,6 +24,7 @@ from recsvc.resilience.in_time import in_time
 from recsvc.rpc.key_hasher import HASHES_PER_KEY, KeyHasher, parsed
 from recsvc.settings import AuthSettings
 from recsvc.storage.api_keys import ApiKeyRepository, StoredKey
+from recsvc.telemetry.metrics import Metrics
 
 _UNHEARD_S = 1.0
 """While changes are not heard of, a key is looked at again after so long: a revocation must hold within two seconds."""
@@ -71,6 +72,7 @@ class Authenticator:
         hasher: KeyHasher,
         is_heard: Callable[[], bool],
         settings: AuthSettings,
+        metrics: Metrics,
         is_slow: Callable[[], bool] = lambda: False,
     ) -> None:
         """is_heard: whether `forget` is sure to be called at present when a key changes. is_slow: whether the database
@@ -86,12 +88,17 @@ class Authenticator:
         self._under_way: dict[tuple[str, bytes], asyncio.Task[Principal]] = {}
         self._verifying = 0
         self._forgotten = 0
+        self._look_ups = metrics.look_ups("api_keys")
+        metrics.watch_entries("api_keys", lambda: len(self._trusted))
+        metrics.watch_queue("key_verifications", lambda: self._verifying, settings.verifications_waiting)
 
     def at_hand(self, text: str) -> Principal | None:
         """Who holds this key, if that was found out lately; None when it must be waited for, or the key is wrong."""
         parts = parsed(text)
         trusted = self._known(parts[0], self._digest_of(parts[1])) if parts is not None else None
-        return trusted.principal if trusted is not None and self._is_fresh(trusted) else None
+        is_hit = trusted is not None and self._is_fresh(trusted)
+        self._look_ups.count(is_hit)
+        return trusted.principal if trusted is not None and is_hit else None
 
     async def authenticate(self, text: str) -> Principal:
         """Who holds this key. Raises CredentialsInvalid, without saying why, and Overloaded."""
@@ -110,7 +117,9 @@ class Authenticator:
     async def vouched(self, key_id: str) -> Principal:
         """Who holds this key, when something else than its secret proves it. Raises CredentialsInvalid."""
         trusted = self._known(key_id, _VOUCHED)
-        if trusted is not None and self._is_fresh(trusted):
+        is_hit = trusted is not None and self._is_fresh(trusted)
+        self._look_ups.count(is_hit)
+        if trusted is not None and is_hit:
             return trusted.principal
         return await self._anew((key_id, _VOUCHED), trusted, lambda: self._looked_at(key_id))
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.rows import DictRow
 from psycopg.waiting import wait_async
+
+from recsvc.telemetry.metrics.storage import StatementTimes
 
 _CANCEL_S = 0.25
 _CHECK_INTERVAL_S = 0.1
@@ -26,11 +30,22 @@ class Connection(psycopg.AsyncConnection[DictRow]):
 
     longest_wait_s: how long any one wait for the server may take. A statement ends with its own time-out, but only at a
     server that can be heard: behind a network that swallows everything the wait would last until TCP gives up.
-    generation: of the pool's connections, which are replaced all at once.
+    generation: of the pool's connections, which are replaced all at once. statement_times: who is told of durations.
     """
 
     longest_wait_s: float | None = None
     generation = 0
+    statement_times: StatementTimes | None = None
+
+    @contextmanager
+    def timed(self, statement: str) -> Iterator[None]:
+        """Count what is done inside as one run of the statement of this name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if self.statement_times is not None:
+                self.statement_times.observe(statement, time.perf_counter() - start)
 
     async def wait(
         self,

@@ -28,6 +28,7 @@ from recsvc.resilience.in_time import in_time
 from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
+from recsvc.storage.statements import name_of
 from recsvc.telemetry.metrics import Metrics
 
 # What an answer takes on its way, once its statement has ended by its time-out.
@@ -68,6 +69,8 @@ class Database:
         self._must_answer = must_answer
         self._show_state = metrics.breaker_changed(name)
         self._show_slowness = metrics.breaker_changed(f"{name}_slow")
+        self._pool_wait = metrics.pool_wait_seconds.labels(name)
+        self._statement_times = metrics.statement_times
         self._prober: asyncio.Task[None] | None = None
         self._generation = 0
         self._breaker = Breaker(
@@ -101,6 +104,7 @@ class Database:
             open=False,
             name=f"recsvc-{name}",
         )
+        metrics.watch_pool(name, self._pool.get_stats)
 
     async def __aenter__(self) -> Self:
         """Open the pool. Raises StorageUnavailable when no connection comes about in time and one must."""
@@ -172,7 +176,9 @@ class Database:
         """
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
+        start = time.perf_counter()
         async with self._pool.connection() as connection:
+            self._pool_wait.observe(time.perf_counter() - start)
             if task is not None and task.cancelling() > cancellations:
                 # The pool waits with asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes
                 # together with the connection (bpo-37658).
@@ -198,6 +204,7 @@ class Database:
 
     async def _configure(self, connection: Connection) -> None:
         connection.generation = self._generation
+        connection.statement_times = self._statement_times
         # On a database that was not migrated yet the types do not exist: migrations run on such connections.
         with suppress(psycopg.ProgrammingError):
             await register_vector_async(connection)
@@ -269,7 +276,7 @@ class Database:
         timeout_s = self._settings.statement_timeout_s
         with self._guarded():
             async with self._leased(timeout_s) as connection:
-                with self._timed(_READ, self._settings.breaker_slow_s):
+                with self._timed(_READ, self._settings.breaker_slow_s), connection.timed(name_of(query)):
                     async with connection.pipeline(), connection.transaction():
                         await connection.execute(
                             _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
@@ -307,14 +314,11 @@ class Database:
         async with self.connection() as connection:
             await connection.execute(b"ANALYZE")
 
-    def pool_stats(self) -> dict[str, int]:
-        """Sizes and waits of the pool, for metrics."""
-        return dict(self._pool.get_stats())
-
 
 async def execute(connection: Connection, query: str | sql.Composed, params: Params | None = None) -> Any:
     """Run a statement of a .sql file on a connection; returns the cursor."""
-    return await connection.execute(_as_query(query), params)
+    with connection.timed(name_of(query)):
+        return await connection.execute(_as_query(query), params)
 
 
 def _milliseconds(seconds: float) -> str:

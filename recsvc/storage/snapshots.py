@@ -73,6 +73,13 @@ class ServingSnapshot:
         """How many items there are."""
         return len(self.item_ids)
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the vectors, neighbours and transitions, which is nearly all that grows with a catalogue."""
+        matrices = (self.neighbors, self.transitions)
+        sparse_bytes = sum(each.data.nbytes + each.indices.nbytes + each.indptr.nbytes for each in matrices)
+        return self.vectors.nbytes + sparse_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class SubjectState:

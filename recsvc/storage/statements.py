@@ -49,6 +49,13 @@ def load(file: str) -> Mapping[str, str]:
     return parse(source.read_text(encoding="utf-8"), f"{file}.sql")
 
 
+def name_of(query: str | sql.Composed) -> str:
+    """The name of the block that a statement comes from."""
+    text = query if isinstance(query, str) else next(iter(query)).as_string(None)
+    # As `parse` put it in front: /* name */
+    return text[3 : text.index(" ", 3)] if text.startswith("/* ") else "unnamed"
+
+
 def compose(statement: str, **fragments: sql.Composable) -> sql.Composed:
     """Put SQL fragments (never values) into a statement's {placeholders}."""
     return sql.SQL(statement).format(**fragments)

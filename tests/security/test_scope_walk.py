@@ -25,6 +25,7 @@ from recsvc.rpc.methods import policies
 from recsvc.rpc.pipeline import Pipeline
 from recsvc.rpc.server import FILES
 from recsvc.rpc.validation import RequestValidator
+from recsvc.telemetry.metrics import Metrics
 from tests.api import Api, Failure, describe
 
 _METHODS = {
@@ -103,7 +104,7 @@ def test_only_service_information_is_open_to_any_key() -> None:
 async def test_a_method_that_declares_no_scope_is_refused_to_everybody(service: Service) -> None:
     auth = service.storage.settings.auth
     hasher = KeyHasher(auth)
-    authenticator = Authenticator(service.storage.keys, hasher, lambda: True, auth)
+    authenticator = Authenticator(service.storage.keys, hasher, lambda: True, auth, Metrics())
     path, settings = "/recsvc.v1.AdminService/Forgotten", service.storage.settings.server
     declared = policies(FILES, settings)["/recsvc.v1.AdminService/GetServiceInfo"]
     pipeline = Pipeline(

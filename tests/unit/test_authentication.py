@@ -16,6 +16,7 @@ from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.key_hasher import FreshKey, KeyHasher
 from recsvc.settings import AuthSettings
 from recsvc.storage.api_keys import StoredKey
+from recsvc.telemetry.metrics import Metrics
 
 CHEAP = AuthSettings(argon2_time_cost=1, argon2_memory_kib=64)
 NOW = datetime.now(UTC)
@@ -97,6 +98,7 @@ class Door:
             self.hasher,
             lambda: self.is_heard,
             self.settings,
+            Metrics(),
             lambda: self.is_slow,
         )
 

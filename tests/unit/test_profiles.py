@@ -9,6 +9,7 @@ import pytest
 from recsvc.domain.errors import StorageUnavailable
 from recsvc.domain.ids import TenantKey
 from recsvc.engine.profiles import TenantProfiles
+from recsvc.telemetry.metrics import Metrics
 
 _TENANT = TenantKey(1)
 
@@ -41,7 +42,7 @@ def tenants() -> Tenants:
 
 @pytest.fixture
 def profiles(tenants: Tenants) -> TenantProfiles:
-    return TenantProfiles(tenants, None, lambda: tenants.is_slow)  # type: ignore[arg-type]
+    return TenantProfiles(tenants, None, Metrics(), lambda: tenants.is_slow)  # type: ignore[arg-type]
 
 
 async def test_many_callers_load_once(tenants: Tenants, profiles: TenantProfiles) -> None:

@@ -1,0 +1,103 @@
+"""What /metrics says after real traffic: every metric is there, and each has moved that such traffic can move."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from recsvc.app import Service, Storage
+from recsvc.cli.tenants import new_key
+from recsvc.domain.tenancy import Scope, Tenant
+from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
+from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from recsvc.settings import Settings
+from recsvc.telemetry.metrics import Metrics
+from tests.api import Api, failure
+from tests.cinema import an_event, open_cinema, train
+from tests.e2e.servers import another_server
+from tests.e2e.test_watch import next_list, watching
+from tests.e2e.workers import callers, running_workers
+
+_GAUGES_S = 1.0
+
+_STILL = {
+    "recsvc_breaker_state": "is 0 while everything answers",
+    "recsvc_breaker_changes": "nothing fails here",
+    "recsvc_redis_failures": "Redis answers",
+    "recsvc_degraded_answers": "PostgreSQL answers",
+    "recsvc_replica_lag_seconds": "there is no replica",
+    "recsvc_shown_dropped": "the queue does not fill",
+    "recsvc_pool_waiting": "connections do not run out",
+    "recsvc_queue_length": "queues are empty again by the time of the scrape",
+    "recsvc_events_waiting": "events are written by the time of the scrape",
+    "recsvc_dirty_users": "states are folded in by the time of the scrape",
+    "recsvc_oldest_dirty_user_seconds": "states are folded in by the time of the scrape",
+}
+"""Metrics that stay 0 under this traffic, and why."""
+
+
+async def scraped(service: Service) -> Mapping[str, Metric]:
+    """The families of /metrics by name."""
+    url = f"http://127.0.0.1:{service.metrics_port}/metrics"
+    with await asyncio.to_thread(urllib.request.urlopen, url, timeout=10) as answer:
+        return {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+
+
+@asynccontextmanager
+async def _after_traffic(settings: Settings, tenant: Tenant) -> AsyncIterator[Service]:
+    """A server of its own that was called in many ways; a list is still being watched."""
+    async with another_server(settings, tenant) as (service, api):
+        await open_cinema(api)
+        await train(api)
+        await _call(api)
+        async with watching(api, user_id="u1") as call:
+            first = (await next_list(call))[0]
+            await api.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=an_event("u1", first)))
+            await next_list(call)
+            yield service
+
+
+async def _call(api: Api) -> None:
+    for user_id in ("u1", "u1", "u2", "never-seen"):
+        await api.recommendations.Recommend(pb.RecommendRequest(user_id=user_id))
+    # The first of them has the snapshot read that answers later ones.
+    for user in range(3, 40):
+        await api.recommendations.Recommend(pb.RecommendRequest(user_id=f"u{user}"))
+        await asyncio.sleep(0.05)
+    repeated = ingestion_pb.RecordEventRequest(event=an_event("u1", "Drama-0"))
+    await api.ingestion.RecordEvent(repeated)
+    assert (await failure(api.recommendations.Recommend(pb.RecommendRequest(count=-1)))).code == "INVALID_ARGUMENT"
+
+
+async def test_every_metric_is_scraped_and_moves_with_what_it_measures(settings: Settings, new_tenant: Tenant) -> None:
+    async with _after_traffic(settings, new_tenant) as service:
+        found = await scraped(service)
+    registered = {family.name for family in Metrics().registry.collect()}
+    assert set(found) == registered
+    still = {name for name, family in found.items() if not any(sample.value for sample in family.samples)}
+    assert still - set(_STILL) == set()
+    assert set(_STILL) <= registered
+
+
+async def test_workers_add_up_what_each_holds_and_tell_the_worst_of_what_each_sees(
+    settings: Settings, storage: Storage, new_tenant: Tenant
+) -> None:
+    key = await new_key(storage, new_tenant.tenant_id, "test", frozenset({Scope.RECOMMENDATIONS_READ}))
+    calls = 16
+    with running_workers(settings, 2) as workers:
+        await workers.serve(2)
+        async with callers(workers, key.secret, calls) as apis:
+            for api in apis:
+                await api.recommendations.PopularItems(pb.PopularItemsRequest())
+        await asyncio.sleep(2 * _GAUGES_S)
+        assert await workers.metric("recsvc_cache_lookups_total", cache="lists") == calls
+        assert await workers.metric("recsvc_cache_lookups_total", cache="lists", outcome="miss") >= 1
+        assert await workers.metric("recsvc_cache_entries", cache="api_keys") == 2
+        assert await workers.metric("recsvc_pool_connections_max") == 2 * settings.postgres.pool_size
+        assert await workers.metric("recsvc_statement_seconds_count", statement="tenant_profile") >= 2
+        assert await workers.metric("recsvc_ready") == 1
