@@ -16,6 +16,7 @@ from recsvc.cli.signals import Signals
 from recsvc.cli.supervisor import when_parent_ends
 from recsvc.cli.workers import serve_by_workers
 from recsvc.settings import Settings
+from recsvc.telemetry.exemplars import WorkerExemplars
 from recsvc.telemetry.exposition import count_as_worker
 from recsvc.telemetry.logging import configure
 from recsvc.telemetry.metrics import Metrics
@@ -38,17 +39,19 @@ def serve(
         settings = settings.model_copy(update={"server": server})
     configure(settings.log_level, settings.log_format)
     if worker is not None:
-        count_as_worker(worker)
-        run_async(serve_until_stopped(settings, is_worker=True))
+        run_async(serve_until_stopped(settings, count_as_worker(worker)))
     elif settings.server.workers > 1:
         run_async(serve_by_workers(settings))
     else:
         run_async(serve_until_stopped(settings))
 
 
-async def serve_until_stopped(settings: Settings, *, is_worker: bool = False) -> None:
-    """Serve from this process until a signal asks for the end, which may also cut the start short; a worker also ends
-    with its parent."""
+async def serve_until_stopped(settings: Settings, exemplars: WorkerExemplars | None = None) -> None:
+    """Serve from this process until a signal asks for the end, which may also cut the start short.
+
+    exemplars: of a worker, which also ends with its parent.
+    """
+    is_worker = exemplars is not None
     with Signals() as signals:
         if is_worker:
             when_parent_ends(signals.stop.set)
@@ -63,8 +66,8 @@ async def serve_until_stopped(settings: Settings, *, is_worker: bool = False) ->
                 )
                 _collect_garbage_seldom()
                 chores = [_collect_young_garbage(), Reloading(service, settings).when_asked(signals.reload)]
-                if is_worker:
-                    chores.append(_write_gauges(service.storage.metrics))
+                if exemplars is not None:
+                    chores.append(_write_metrics(service.storage.metrics, exemplars))
                 tasks = [asyncio.create_task(chore) for chore in chores]
                 await signals.stop.wait()
                 for task in tasks:
@@ -98,7 +101,8 @@ async def _collect_young_garbage() -> None:
         gc.collect(1)
 
 
-async def _write_gauges(metrics: Metrics) -> None:
+async def _write_metrics(metrics: Metrics, exemplars: WorkerExemplars) -> None:
     while True:
         metrics.write_gauges()
+        await asyncio.to_thread(exemplars.write)
         await asyncio.sleep(_GAUGES_S)

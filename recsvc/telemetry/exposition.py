@@ -6,12 +6,15 @@ by PROMETHEUS_MULTIPROC_DIR when it is imported), and their parent reads these f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, start_http_server, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from recsvc.telemetry.exemplars import WithExemplars, WorkerExemplars
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Names the workers' folder. A process that is not a worker must not inherit it: it would write files of its own."""
@@ -32,18 +35,23 @@ def exposed(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
         thread.join(_CLOSE_S)
 
 
-def count_as_worker(number: int) -> None:
+def count_as_worker(number: int) -> WorkerExemplars:
     """Have this process count on where the last worker of this number stopped; to be called before a metric is made.
 
-    By the process id, which is the library's way, each restart would leave files behind that are read for ever.
+    By the process id, which is the library's way, each restart would leave files behind that are read for ever. Returns
+    the exemplars, which must be written now and then.
     """
-    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+    exemplars = WorkerExemplars(Path(os.environ[FOLDER_VARIABLE]), number)
+    base = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+    values.ValueClass = exemplars.value_class(base)
+    return exemplars
 
 
 def registry_of_workers(folder: Path) -> CollectorRegistry:
     """What all workers that write to the folder have counted, the dead among them; gauges of the living only."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    collector = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+    registry.register(WithExemplars(collector, folder))
     return registry
 
 

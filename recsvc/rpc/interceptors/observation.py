@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import structlog
+from opentelemetry import trace
 
 from recsvc.domain.errors import DomainError
 from recsvc.rpc.calls import Call, Context
@@ -43,7 +44,7 @@ class Observation:
         if timer is None:
             timer = self._metrics.call_seconds.labels(call.method, call.code)
             self._timers[call.method, call.code] = timer
-        timer.observe(duration_s)
+        timer.observe(duration_s, _exemplar())
         if call.code != "OK" or duration_s > self._slow_s:
             self._tell(call, duration_s, error)
 
@@ -59,3 +60,12 @@ class Observation:
             request_id=call.request_id,
             tenant=call.principal.tenant_id if call.principal else None,
         )
+
+
+def _exemplar() -> dict[str, str] | None:
+    """The trace that the call is part of, if it is sampled: leads from a slow bucket to a call that was slow."""
+    span = trace.get_current_span()
+    if span is trace.INVALID_SPAN:
+        return None
+    context = span.get_span_context()
+    return {"trace_id": trace.format_trace_id(context.trace_id)} if context.trace_flags.sampled else None
