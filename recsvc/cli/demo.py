@@ -26,6 +26,7 @@ from recsvc.cli.train import train_with_progress
 from recsvc.datasets import Dataset, open_dataset, seed_dataset
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import Scope
+from recsvc.rpc import calls
 from recsvc.settings import Settings
 from recsvc.storage.listing import PageQuestion
 from recsvc.storage.users import BY_ID
@@ -40,7 +41,7 @@ _DOWNLOAD_TIMEOUT_S = 90
 def demo() -> None:
     """Load data if there is none, train, make a key and serve; Ctrl-C stops it and keeps the data."""
     settings = Settings()
-    configure(settings.log_level, settings.log_format)
+    configure(settings.log_level, settings.log_format, calls.about)
     console = Console(stderr=True)
     run_async(_run(settings, console))
 

@@ -15,6 +15,7 @@ from recsvc.cli.running import run_async
 from recsvc.cli.signals import Signals
 from recsvc.cli.supervisor import when_parent_ends
 from recsvc.cli.workers import serve_by_workers
+from recsvc.rpc import calls
 from recsvc.settings import Settings
 from recsvc.telemetry.exemplars import WorkerExemplars
 from recsvc.telemetry.exposition import count_as_worker
@@ -37,13 +38,20 @@ def serve(
     if workers is not None:
         server = settings.server.model_copy(update={"workers": workers})
         settings = settings.model_copy(update={"server": server})
-    configure(settings.log_level, settings.log_format)
-    if worker is not None:
-        run_async(serve_until_stopped(settings, count_as_worker(worker)))
-    elif settings.server.workers > 1:
-        run_async(serve_by_workers(settings))
-    else:
-        run_async(serve_until_stopped(settings))
+    configure(settings.log_level, settings.log_format, calls.about)
+    try:
+        if worker is not None:
+            run_async(serve_until_stopped(settings, count_as_worker(worker)))
+        elif settings.server.workers > 1:
+            run_async(serve_by_workers(settings))
+        else:
+            run_async(serve_until_stopped(settings))
+    except typer.Exit:
+        raise
+    except Exception:
+        # Not left to a traceback, whose message may hold what no log may.
+        _log.exception("service.failed")
+        raise typer.Exit(1) from None
 
 
 async def serve_until_stopped(settings: Settings, exemplars: WorkerExemplars | None = None) -> None:

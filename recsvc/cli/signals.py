@@ -10,6 +10,8 @@ from typing import Self
 
 import structlog
 
+from recsvc.telemetry.logging import flush
+
 _log = structlog.get_logger("recsvc")
 _BY_SIGNAL = 128
 """Exit codes above it tell a shell which signal ended a process."""
@@ -51,6 +53,7 @@ class Signals:
     def _asked_to_stop(self, number: signal.Signals) -> None:
         if self.stop.is_set():
             _log.warning("service.stopped_at_once", signal=number.name)
+            flush()
             # Whatever keeps the orderly end from coming would keep any other from coming, too.
             os._exit(_BY_SIGNAL + number)
         self.stop.set()

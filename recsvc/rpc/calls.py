@@ -50,6 +50,8 @@ class Call:
     wants_token: Context | None = None
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"
+    # Tasks that it began may outlive it.
+    has_ended: bool = False
 
     def caller(self) -> Principal:
         """Who makes the call. Raises CredentialsMissing for a method without authentication."""
@@ -69,6 +71,16 @@ def enter(call: Call) -> None:
 def current() -> Call:
     """The call at hand."""
     return _current.get()
+
+
+def about() -> Mapping[str, str]:
+    """What log lines say of the call at hand; nothing outside of one."""
+    call = _current.get(None)
+    if call is None or call.has_ended:
+        return {}
+    if call.principal is None:
+        return {"request_id": call.request_id}
+    return {"request_id": call.request_id, "tenant": call.principal.tenant_id}
 
 
 def principal() -> Principal:

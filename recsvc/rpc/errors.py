@@ -52,7 +52,7 @@ def violations_status(violations: list[FieldViolation]) -> status_pb2.Status:
 
 def unforeseen(call: Call) -> InternalError:
     """What to tell of an exception that nobody foresaw; the exception being handled goes into the log."""
-    _log.exception("call.failed", method=call.method, request_id=call.request_id)
+    _log.exception("call.failed", method=call.method)
     return InternalError(call.request_id)
 
 

@@ -49,12 +49,12 @@ FIELD_TYPES: Final[Mapping[str, type]] = {
     **dict.fromkeys(
         ("action", "actor", "cert_file", "code", "condition", "dependency", "detail", "folder", "kind"), str
     ),
-    **dict.fromkeys(("grpc", "key_id", "message", "method", "metrics", "needed_for", "outcome", "output"), str),
+    **dict.fromkeys(("grpc", "key_id", "message", "method", "metrics", "needed_for", "outcome"), str),
     **dict.fromkeys(("reason", "replica", "run_id", "signal", "waited_for", "waiting_for"), str),
-    **dict.fromkeys(("lists", "pid", "tenant_key", "worker", "workers"), int),
+    **dict.fromkeys(("exit_code", "lines", "lists", "pid", "tenant_key", "worker", "workers"), int),
     **dict.fromkeys(("after_s", "at_most_s", "duration_ms", "lag_s", "lived_s", "next_attempt_s"), float),
     **dict.fromkeys(("restart_in_s", "since_s"), float),
-    **dict.fromkeys(("faults", "not_serving", "serving", "targets", "waiting_for_restart"), list),
+    **dict.fromkeys(("faults", "not_serving", "output", "serving", "targets", "waiting_for_restart"), list),
     "changed": dict,
 }
 """The type of each field; a whole number may stand for a float. Lists and mappings hold text."""
@@ -125,6 +125,9 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
     "library": LogEvent(
         "of the library", "A library that is used said something.", {"message": "what, without names and values"}
     ),
+    "log.dropped": LogEvent(
+        "warning", "Lines found no room, since nobody read them fast enough.", {"lines": "how many"}
+    ),
     "projector.failed": LogEvent("warning", "Users, counters or items could not be brought up to date.", _ERROR),
     "projector.measure_failed": LogEvent("warning", "The lag of users' states could not be measured.", _ERROR),
     "projector.repair_failed": LogEvent("warning", "Announcements that were left unsaid could not be made up.", _ERROR),
@@ -156,6 +159,7 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         {"kind": "of what"} | _ERROR,
     ),
     "service.draining": LogEvent("info", "A signal asked for the end; calls in flight may end."),
+    "service.failed": LogEvent("error", "The process ends with an exception that nobody foresaw."),
     "service.serving": LogEvent(
         "info", "Calls are answered.", {"grpc": "address of gRPC", "metrics": "address of /metrics"}
     ),
@@ -191,7 +195,9 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
     "tls.reloaded": LogEvent("info", "Certificate files were replaced.", {"cert_file": "the certificate's file"}),
     "training.end_not_noted": LogEvent("warning", "That a training run failed could not be noted.", _RUN | _ERROR),
     "training.failed": LogEvent(
-        "error", "A training process ended with an error.", _RUN | {"output": "its last lines"}
+        "error",
+        "A training process ended with an error.",
+        _RUN | {"exit_code": "of the process", "output": "what it said of the error"},
     ),
     "training.not_started": LogEvent("error", "A training process could not be started.", _RUN),
     "trending_memory.crashed": LogEvent(

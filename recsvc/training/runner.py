@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
@@ -21,6 +22,9 @@ from recsvc.telemetry.exposition import FOLDER_VARIABLE
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.5
 _STOP_S = 5.0
+_SAID_LINES = 20
+# A message may quote anything; only that of an error of our own, which a command says in one line, is fit to be told.
+_ERROR_LINE = re.compile(r'error: .*|  File "[^"]+", line \d+, in \S+|(\w+\.)+\w+(?=:|$)|\w+(Error|Exception)(?=:|$)')
 _ENDED = (TrainingState.SUCCEEDED, TrainingState.FAILED)
 
 
@@ -97,16 +101,15 @@ class TrainingRunner:
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env={**inherited, **self._environment},
+                env={**inherited, **self._environment, "TYPER_STANDARD_TRACEBACK": "1"},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
             _, errors = await process.communicate()
             if process.returncode:
-                _log.error(
-                    "training.failed", run_id=run.training_run_id, output=errors.decode(errors="replace")[-2000:]
-                )
+                said = error_lines(errors.decode(errors="replace"))
+                _log.error("training.failed", run_id=run.training_run_id, exit_code=process.returncode, output=said)
                 await self._fail(tenant_key, run, "the training process ended with an error; the log has it")
         except OSError as error:  # out of memory or of processes
             _log.exception("training.not_started", run_id=run.training_run_id)
@@ -122,6 +125,11 @@ class TrainingRunner:
             await self._runs.finish(tenant_key, run.training_run_id, TrainingState.FAILED, error=error)
         except DomainError as unreachable:
             _log.warning("training.end_not_noted", run_id=run.training_run_id, error=unreachable.reason)
+
+
+def error_lines(output: str) -> list[str]:
+    """What a command said of its error: its one clear line, or types and places of a traceback without any values."""
+    return [found[0] for line in output.splitlines() if (found := _ERROR_LINE.match(line))][-_SAID_LINES:]
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -20,7 +20,7 @@ from recsvc.rpc import calls
 from recsvc.rpc.calls import Call, Context
 from recsvc.rpc.methods import MethodPolicy
 from recsvc.storage.audit_log import AuditLog
-from recsvc.telemetry.logging import redacted
+from recsvc.telemetry.redaction import redacted
 
 _log = structlog.get_logger("recsvc.audit")
 _READS = ("Get", "List", "Watch")

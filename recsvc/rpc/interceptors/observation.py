@@ -57,8 +57,6 @@ class Observation:
             code=call.code,
             reason=error.reason.value if error is not None else None,
             duration_ms=round(duration_s * 1000, 1),
-            request_id=call.request_id,
-            tenant=call.principal.tenant_id if call.principal else None,
         )
 
 
