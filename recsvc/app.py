@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from recsvc.domain.errors import AlreadyExists, StorageUnavailable
 from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.embedded import embedded_servers
+from recsvc.engine import ranking
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fallback import Fallback
@@ -49,9 +50,10 @@ from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.consistency import ReadYourWrites
 from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
+from recsvc.rpc.interceptors.tracing import CallTold, Traced, server_interceptor
 from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.methods import policies
-from recsvc.rpc.pipeline import Pipeline
+from recsvc.rpc.pipeline import Pipeline, Stage
 from recsvc.rpc.server import FILES, SERVICE_NAMES, RpcServer
 from recsvc.rpc.servicers.admin import AdminServicer
 from recsvc.rpc.servicers.catalog import CatalogServicer
@@ -80,15 +82,30 @@ from recsvc.storage.similar_items import SimilarItemRepository
 from recsvc.storage.similar_users import SimilarUserRepository
 from recsvc.storage.snapshots import SnapshotRepository
 from recsvc.storage.tenants import TenantRepository
+from recsvc.storage.traced_cursors import traced_cursors
 from recsvc.storage.training_runs import TrainingRunRepository
 from recsvc.storage.user_states import UserStateRepository
 from recsvc.storage.users import UserRepository
 from recsvc.telemetry.exposition import exposed
 from recsvc.telemetry.loop_lag import LoopLag
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import AUTH, LIMITS
+from recsvc.telemetry.tracing import Tracing, tracing
 from recsvc.training.runner import TrainingRunner
 
 _log = structlog.get_logger("recsvc")
+_STAGED = (
+    ListCache,
+    CandidateFinder,
+    CandidateRepository,
+    Recommender,
+    ranking,
+    FoldIn,
+    EventWriter,
+    WatchHub,
+    Database,
+)
+"""Whose marked functions are spans while tracing is on."""
 
 
 class _RedisAbsent(Exception):
@@ -224,6 +241,14 @@ async def open_storage(settings: Settings, *, wait_s: float = 0.0) -> AsyncItera
         )
 
 
+@asynccontextmanager
+async def open_tracing(storage: Storage) -> AsyncIterator[Tracing | None]:
+    """Traces of whatever goes on with this storage; None while they are off."""
+    async with tracing(storage.settings.tracing, storage.metrics, _STAGED) as traces:
+        with traced_cursors(traces.tracer) if traces is not None else nullcontext():
+            yield traces
+
+
 async def store_bootstrap_keys(storage: Storage) -> None:
     """Make the keys of the configuration, and their tenants, where they are missing. Raises InvalidField."""
     auth = storage.settings.auth
@@ -286,6 +311,7 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
     """A service that answers until the block is left; then it drains. expose_metrics: whether it answers /metrics."""
     async with AsyncExitStack() as stack:
         storage = await stack.enter_async_context(open_storage(settings, wait_s=settings.server.start_wait_s))
+        traces = await stack.enter_async_context(open_tracing(storage))
         await _redis_arrival(storage)
         shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
         await store_bootstrap_keys(storage)
@@ -297,7 +323,10 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,
         }
-        runner = await stack.enter_async_context(TrainingRunner(storage.training_runs, storage.models, environment))
+        carried = traces.carried if traces is not None else dict
+        runner = await stack.enter_async_context(
+            TrainingRunner(storage.training_runs, storage.models, environment, carried)
+        )
         writer = await stack.enter_async_context(
             EventWriter(storage.events, settings.writer, storage.metrics, storage.database.is_slow)
         )
@@ -329,7 +358,7 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         )
         limits = TenantLimitSource(engine.profiles, settings.limits)
         server = await _build_server(
-            storage, engine, writer, watches, runner, hasher, authenticator, limits, health, draining
+            storage, engine, writer, watches, runner, hasher, authenticator, limits, health, draining, traces
         )
         metrics_port = (
             stack.enter_context(exposed(storage.metrics.registry, settings.server.host, settings.server.metrics_port))
@@ -381,6 +410,7 @@ async def _build_server(
     limits: TenantLimitSource,
     health: Health,
     draining: asyncio.Event,
+    traces: Tracing | None,
 ) -> RpcServer:
     settings = storage.settings
     secret = settings.page_token_secret
@@ -389,16 +419,21 @@ async def _build_server(
     )
     validator = RequestValidator()
     scopes = required_scopes(FILES)
+    authentication = Authentication(authenticator, storage.tenants, scopes, settings.tls.client_keys)
+    limiting = Limits(limits, Permits(storage.redis))
+    consistency = ConsistencyTokens(await storage.tenants.service_secret("consistency_tokens"))
+    stages: list[Stage] = [
+        Observation(storage.metrics),
+        Auditing(storage.audit_log, scopes),
+        authentication,
+        limiting,
+        ReadYourWrites(storage.replicas, consistency),
+    ]
+    if traces is not None:
+        stages[2:4] = [Traced(authentication, AUTH, traces.tracer), Traced(limiting, LIMITS, traces.tracer)]
+        stages.insert(0, CallTold())
     pipeline = Pipeline(
-        stages=(
-            Observation(storage.metrics),
-            Auditing(storage.audit_log, scopes),
-            Authentication(authenticator, storage.tenants, scopes, settings.tls.client_keys),
-            Limits(limits, Permits(storage.redis)),
-            ReadYourWrites(
-                storage.replicas, ConsistencyTokens(await storage.tenants.service_secret("consistency_tokens"))
-            ),
-        ),
+        stages=stages,
         validator=validator,
         policies=policies(FILES, settings.server),
         settings=settings.server,
@@ -433,4 +468,5 @@ async def _build_server(
         draining,
         Certificates.of(settings.tls),
         settings.server,
+        around=[server_interceptor(traces)] if traces is not None else [],
     )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 _FILE_VARIABLE = "RECSVC_SETTINGS_FILE"
@@ -270,6 +270,36 @@ class WatchSettings(BaseModel):
     poll_s: float = Field(1.0, gt=0, description="How often lists are looked at while Redis tells of no changes.")
 
 
+class TracingSettings(BaseModel):
+    """Traces of calls, sent to an OpenTelemetry collector."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: bool = Field(False, description="Whether there are any; off, they cost nothing.")
+    endpoint: str = Field(
+        "http://127.0.0.1:4317",
+        pattern=r"^https?://[^/@\s]+$",
+        description="Where the collector takes OTLP over gRPC; https:// for TLS.",
+    )
+    ca_file: Path | None = Field(
+        None, description="Authorities of the collector's certificate in PEM; without it those that gRPC brings along."
+    )
+    headers: Mapping[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]+$")], SecretStr] = Field(
+        {}, description='Sent with each export, as JSON: {"authorization": "Bearer …"}.'
+    )
+    ratio: float = Field(
+        0.1, ge=0, le=1, description="Share of the calls that are traced, of those whose caller has not decided it."
+    )
+    spans_per_call: int = Field(128, ge=1, le=10_000, description="Spans of one call, or stream, at most.")
+    service_name: str = Field("recsvc", min_length=1, description="Name of the service in traces.")
+    instance: str = Field("", description="Name of this process in traces; empty for host and process id.")
+    queue: int = Field(4096, ge=1, description="Spans that wait to be sent; more are dropped and counted.")
+    batch: int = Field(512, ge=1, description="Spans that are sent at once.")
+    every_s: float = Field(1.0, gt=0, description="How often spans are sent.")
+    timeout_s: float = Field(5.0, gt=0, description="How long the collector may take for a batch, repeats included.")
+    flush_s: float = Field(3.0, gt=0, description="How long the end of the process waits for the last spans.")
+
+
 class TrainingSettings(BaseModel):
     """What training may use."""
 
@@ -315,6 +345,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     writer: WriterSettings = WriterSettings()
     watch: WatchSettings = WatchSettings()
+    tracing: TracingSettings = TracingSettings()
     training: TrainingSettings = TrainingSettings()
 
     @classmethod

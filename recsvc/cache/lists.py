@@ -19,6 +19,8 @@ from recsvc.cache.versions import changes_channel, tenant_version_key, user_vers
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Recommendations
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import CACHE_FIND, CACHE_HIT, CACHE_STORE
+from recsvc.telemetry.stages import stage
 
 _REMEMBERED_USERS = 100_000
 
@@ -51,6 +53,7 @@ class ListCache:
         self._known_users = metrics.look_ups("user_keys")
         metrics.watch_entries("user_keys", lambda: len(self._user_keys))
 
+    @stage(CACHE_FIND, told=lambda looked_up: {CACHE_HIT: looked_up.found is not None})
     async def find(self, tenant_key: TenantKey, who: str, fingerprint: str, max_age: timedelta | None) -> LookUp:
         """Look for a current list.
 
@@ -119,6 +122,7 @@ class ListCache:
             present = answers[0] if answers else None
         return present is not None and int(present) == document["user_version"]
 
+    @stage(CACHE_STORE)
     async def store(
         self,
         tenant_key: TenantKey,

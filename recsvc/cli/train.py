@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import os
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from recsvc.app import Storage, open_storage
+from recsvc.app import Storage, open_storage, open_tracing
 from recsvc.cli.running import run_async
 from recsvc.domain.errors import DomainError
 from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.models import TrainingState
 from recsvc.settings import Settings
+from recsvc.telemetry.spans import TRAINING, TRAINING_STAGE
 from recsvc.training.pipeline import STAGES, Outcome, Pipeline, TrainingOptions
 from recsvc.training.validation import ValidationKind
 
@@ -49,10 +51,13 @@ def train(
     console = Console(stderr=True)
 
     async def run() -> None:
-        async with open_storage(Settings()) as storage:
+        async with open_storage(Settings()) as storage, open_tracing(storage) as traces:
             tenant_key = (await storage.tenants.get(TenantId(tenant))).tenant_key
             id_of_run = run_id or (await storage.training_runs.start(tenant_key, {})).training_run_id
-            outcome = await train_with_progress(storage, tenant_key, console, options, id_of_run)
+            with traces.root(TRAINING, os.environ) if traces is not None else nullcontext():
+                outcome = await train_with_progress(storage, tenant_key, console, options, id_of_run)
+                if traces is not None:
+                    traces.tell_past(TRAINING_STAGE, outcome.seconds)
             if json_file is not None:
                 await asyncio.to_thread(json_file.write_text, json.dumps(_document(outcome), indent=2) + "\n", "utf-8")
 

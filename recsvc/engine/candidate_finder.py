@@ -30,6 +30,8 @@ from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SnapshotRepository, SubjectState
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import CANDIDATE_COUNT, CANDIDATES
+from recsvc.telemetry.stages import stage
 
 _log = structlog.get_logger(__name__)
 # Reading a snapshot costs as much as many lists do: while a catalogue changes all the time it is done at most so often,
@@ -92,6 +94,7 @@ class CandidateFinder:
             metrics.snapshot_bytes, lambda: sum(held.snapshot.size_bytes for held in self._held.values())
         )
 
+    @stage(CANDIDATES, told=lambda found: {CANDIDATE_COUNT: len(found.item_keys)})
     async def find(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
         """Candidates of all asked sources, in the order of their item ids."""
         held = None

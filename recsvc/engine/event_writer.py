@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -22,6 +23,8 @@ from recsvc.domain.ids import TenantKey
 from recsvc.settings import WriterSettings
 from recsvc.storage.events import EventRepository, Outcome
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import EVENT_COUNT, EVENTS_COMMIT, EVENTS_WRITE
+from recsvc.telemetry.stages import stage
 
 _STOP_S = 5.0
 # A batch of so many callers, or events, is one of many.
@@ -31,10 +34,11 @@ _MANY = 1000
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """What one caller wants to have written."""
+    """What one caller wants to have written. context: of the caller's call, its trace included."""
 
     events: Sequence[Event]
     outcomes: asyncio.Future[list[Outcome]]
+    context: Context = field(default_factory=copy_context)
 
 
 @dataclass(slots=True)
@@ -88,6 +92,7 @@ class EventWriter:
         """Whether events of many are being written."""
         return any(lane.in_company and lane.writing for lane in self._lanes.values())
 
+    @stage(EVENTS_WRITE, named=lambda _self, _tenant_key, events, **_: (EVENTS_WRITE, {EVENT_COUNT: len(events)}))
     async def write(self, tenant_key: TenantKey, events: Sequence[Event], *, patiently: bool = False) -> list[Outcome]:
         """Write events as `EventRepository.write` does, together with what others want to have written.
 
@@ -146,7 +151,9 @@ class EventWriter:
         allowed = self._settings.batches_in_flight if lane.size >= self._settings.batch else 1
         if lane.waiting and lane.writing < allowed:
             lane.writing += 1
-            batch = asyncio.create_task(self._write_batch(tenant_key, lane))
+            # Not in the context of the batch before, to whose call this one does not belong.
+            context = lane.waiting[0].context.copy()
+            batch = asyncio.create_task(self._write_batch(tenant_key, lane), context=context)
             self._batches.add(batch)
             batch.add_done_callback(self._batches.discard)
 
@@ -180,6 +187,7 @@ class EventWriter:
                 size += len(member.events)
         return members
 
+    @stage(EVENTS_COMMIT, others=lambda _self, _tenant_key, members, **_: [each.context for each in members[1:]])
     async def _write_together(self, tenant_key: TenantKey, members: Sequence[_Member], *, count_at_once: bool) -> None:
         events = [event for member in members for event in member.events]
         try:

@@ -22,6 +22,8 @@ from recsvc.domain.recommendations import Source
 from recsvc.domain.tenancy import ServingModel
 from recsvc.storage.user_states import History, UserState, UserStateRepository
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import FOLD_IN
+from recsvc.telemetry.stages import stage
 
 # Storing holds the users' rows, and whoever records an event of one of them waits: with 200 the slowest of a hundred
 # calls took a second under load, with 50 a fifth of that, at more calls a second.
@@ -87,6 +89,7 @@ class FoldIn:
         self._metrics = metrics
         self._history_items = history_items
 
+    @stage(FOLD_IN)
     async def refresh(
         self, tenant_key: TenantKey, model: ServingModel | None, user_keys: Sequence[UserKey], *, by: str
     ) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from contextvars import Context, copy_context
+from typing import Generic, TypeAlias, TypeVar
 
 # After a question of so many keys, more are to be expected soon.
 _COMPANY = 4
@@ -18,6 +19,7 @@ _GATHER_S = 0.002
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Answer = TypeVar("_Answer")
+_Asked: TypeAlias = tuple[_Key, asyncio.Future[_Answer], Context]
 
 
 class Gathering(Generic[_Key, _Answer]):
@@ -27,13 +29,13 @@ class Gathering(Generic[_Key, _Answer]):
         """ask: answers keys in their order; what it raises, all who asked get. at_most: keys of one question."""
         self._ask = ask
         self._at_most = at_most
-        self._waiting: deque[tuple[_Key, asyncio.Future[_Answer]]] = deque()
+        self._waiting: deque[_Asked[_Key, _Answer]] = deque()
         self._asking: asyncio.Task[None] | None = None
 
     async def answer(self, key: _Key) -> _Answer:
         """The answer to one key, as of now or later."""
         future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, future))
+        self._waiting.append((key, future, copy_context()))
         if self._asking is None:
             self._asking = asyncio.create_task(self._run())
         return await future
@@ -51,12 +53,14 @@ class Gathering(Generic[_Key, _Answer]):
         finally:
             self._asking = None
 
-    async def _once(self, asked: Sequence[tuple[_Key, asyncio.Future[_Answer]]]) -> None:
+    async def _once(self, asked: Sequence[_Asked[_Key, _Answer]]) -> None:
         # Whose call has ended wants nothing any more.
-        asked = [(key, future) for key, future in asked if not future.done()]
+        asked = [each for each in asked if not each[1].done()]
         if not asked:
             return
-        asking = asyncio.ensure_future(self._ask([key for key, _ in asked]))  # noqa: RUF006  (awaited below)
+        # A question belongs to the call that asked first, and not to whichever one began all this.
+        answers_of = self._answers([key for key, _, _ in asked])
+        asking = asyncio.create_task(answers_of, context=asked[0][2])
         left = len(asked)
 
         def leave(_: asyncio.Future[_Answer]) -> None:
@@ -65,19 +69,22 @@ class Gathering(Generic[_Key, _Answer]):
             if not left:
                 asking.cancel()
 
-        for _, future in asked:
+        for _, future, _ in asked:
             future.add_done_callback(leave)
         try:
             answers = await asking
         except BaseException as error:
             if not left and asking.cancelled():
                 return
-            for _, future in asked:
+            for _, future, _ in asked:
                 if not future.done():
                     future.set_exception(error if isinstance(error, Exception) else ConnectionAbortedError())
             if not isinstance(error, Exception):
                 raise
             return
-        for (_, future), answer in zip(asked, answers, strict=True):
+        for (_, future, _), answer in zip(asked, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
+
+    async def _answers(self, keys: Sequence[_Key]) -> Sequence[_Answer]:
+        return await self._ask(keys)

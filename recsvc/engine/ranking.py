@@ -25,6 +25,8 @@ from recsvc.domain.ranking.diversity import (
 from recsvc.domain.ranking.newcomers import with_estimates
 from recsvc.domain.recommendations import RecommendQuery, Source, Strategy
 from recsvc.storage.candidates import Candidates
+from recsvc.telemetry.spans import RERANK
+from recsvc.telemetry.stages import stage
 
 # Enough to put what only fills the list behind everything that a real source speaks for.
 _FILL = 1e-3
@@ -99,6 +101,7 @@ def _towards_the_top(factors: Float64, scores: Float64) -> Float64:
     return np.where(scores < 0, 1.0 / np.maximum(factors, _LEAST_FACTOR), factors)
 
 
+@stage(RERANK)
 def _ordered(candidates: Candidates, query: RecommendQuery, scores: Float64, seed: int) -> Positions:
     diversity = query.diversity
     exploring = query.exploration > 0

@@ -42,6 +42,8 @@ from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Ca
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.shown import ShownList
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import BLEND
+from recsvc.telemetry.stages import stage
 
 _PERSONAL = frozenset({Strategy.AUTO, Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION, Strategy.CONTENT})
 _NEEDS_MODEL = frozenset({Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION})
@@ -281,6 +283,7 @@ class Recommender:
         )
 
     @staticmethod
+    @stage(BLEND)
     def _scored(
         profile: TenantProfile, query: RecommendQuery, candidates: Candidates
     ) -> tuple[Strategy, Degradation, Ranked]:

@@ -32,6 +32,8 @@ from recsvc.resilience.backoff import Backoff
 from recsvc.settings import WatchSettings
 from recsvc.storage.user_states import UserStateRepository
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import WATCH_LIST
+from recsvc.telemetry.stages import stage
 
 _log = structlog.get_logger(__name__)
 _RETRIED = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
@@ -168,6 +170,7 @@ class WatchHub:
             self._index.learn_key(watcher, answer.user_key)
         return answer.found
 
+    @stage(WATCH_LIST)
     async def _answered(
         self, key: Hashable, lane: Hashable, tenant_key: TenantKey, query: RecommendQuery, unknown: Identity | None
     ) -> _Answer:

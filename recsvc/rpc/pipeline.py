@@ -27,6 +27,7 @@ from recsvc.rpc.validation import RequestValidator
 from recsvc.settings import ServerSettings
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Interceptor: TypeAlias = "grpc.aio.ServerInterceptor[Any, Any]"
 _OURS = "/recsvc.v1."
 _READ_AWAY, _READ_AWAY_S = 100, 0.1
 

@@ -26,7 +26,7 @@ from recsvc.gen.v1 import (
 )
 from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.health import Health
-from recsvc.rpc.pipeline import Pipeline
+from recsvc.rpc.pipeline import Interceptor, Pipeline
 from recsvc.rpc.reflection import enable_reflection
 from recsvc.rpc.servicers.admin import AdminServicer
 from recsvc.rpc.servicers.catalog import CatalogServicer
@@ -67,13 +67,16 @@ class RpcServer:
         draining: asyncio.Event,
         certificates: Certificates | None,
         settings: ServerSettings,
+        around: Sequence[Interceptor] = (),
     ) -> None:
-        """draining: set when streams that could go on for ever must end; certificates: None for plain text."""
+        """draining: set when streams that could go on for ever must end; certificates: None for plain text; around:
+        interceptors outside of the pipeline.
+        """
         self._settings = settings
         self._certificates = certificates
         self._draining = draining
         self._server = grpc.aio.server(
-            interceptors=[pipeline],
+            interceptors=[*around, pipeline],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
         )

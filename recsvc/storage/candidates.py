@@ -20,6 +20,8 @@ from recsvc.domain.users import UserKind
 from recsvc.storage.database import Database
 from recsvc.storage.filter_sql import ITEM_COLUMNS, CompiledFilter, compile_filter
 from recsvc.storage.statements import compose, load
+from recsvc.telemetry.spans import EXPLAIN
+from recsvc.telemetry.stages import stage
 
 _SQL = load("candidates")
 # Without a model no vector is ever compared; the statements still need some length.
@@ -178,6 +180,7 @@ class CandidateRepository:
         rows = await self._database.fetch_all(tenant_key, query, params, setting=tune)
         return _candidates(rows, question.want_vectors, serving.dimension)
 
+    @stage(EXPLAIN)
     async def explanations(
         self,
         tenant_key: TenantKey,
@@ -210,6 +213,7 @@ class CandidateRepository:
             found.setdefault(ItemKey(row["item_key"]), []).append(Evidence(ItemId(row["because"]), parts))
         return found
 
+    @stage(EXPLAIN)
     async def matching_labels(
         self,
         tenant_key: TenantKey,

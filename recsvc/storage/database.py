@@ -28,8 +28,11 @@ from recsvc.resilience.in_time import in_time
 from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
-from recsvc.storage.statements import name_of
+from recsvc.storage.statements import UNNAMED, name_of
+from recsvc.storage.traced_cursors import sql_span
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import ROWS, SQL
+from recsvc.telemetry.stages import stage
 
 # What an answer takes on its way, once its statement has ended by its time-out.
 _ON_ITS_WAY_S = 2.0
@@ -261,6 +264,7 @@ class Database:
         except BreakerOpen as error:
             raise StorageUnavailable from error
 
+    @stage(SQL, named=lambda _self, _tenant_key, query, *_, **__: sql_span(query), told=lambda rows: {ROWS: len(rows)})
     async def fetch_all(
         self,
         tenant_key: TenantKey,
@@ -276,7 +280,7 @@ class Database:
         timeout_s = self._settings.statement_timeout_s
         with self._guarded():
             async with self._leased(timeout_s) as connection:
-                with self._timed(_READ, self._settings.breaker_slow_s), connection.timed(name_of(query)):
+                with self._timed(_READ, self._settings.breaker_slow_s), connection.timed(name_of(query) or UNNAMED):
                     async with connection.pipeline(), connection.transaction():
                         await connection.execute(
                             _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
@@ -317,7 +321,7 @@ class Database:
 
 async def execute(connection: Connection, query: str | sql.Composed, params: Params | None = None) -> Any:
     """Run a statement of a .sql file on a connection; returns the cursor."""
-    with connection.timed(name_of(query)):
+    with connection.timed(name_of(query) or UNNAMED):
         return await connection.execute(_as_query(query), params)
 
 

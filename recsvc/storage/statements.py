@@ -17,6 +17,12 @@ from importlib import resources
 from psycopg import sql
 
 _HEADER = re.compile(r"^-- (?P<name>[a-z][a-z0-9_]*) --$", re.MULTILINE)
+_COMMENT = re.compile(r"/\* (?P<name>[a-z][a-z0-9_]*) \*/")
+# No comment with a name is longer.
+_COMMENT_BYTES = 80
+
+UNNAMED = "unnamed"
+"""Stands for the name of a statement that came out of no .sql file."""
 
 
 class StatementError(ValueError):
@@ -49,13 +55,18 @@ def load(file: str) -> Mapping[str, str]:
     return parse(source.read_text(encoding="utf-8"), f"{file}.sql")
 
 
-def name_of(query: str | sql.Composed) -> str:
-    """The name of the block that a statement comes from."""
-    text = query if isinstance(query, str) else next(iter(query)).as_string(None)
-    # As `parse` put it in front: /* name */
-    return text[3 : text.index(" ", 3)] if text.startswith("/* ") else "unnamed"
-
-
 def compose(statement: str, **fragments: sql.Composable) -> sql.Composed:
     """Put SQL fragments (never values) into a statement's {placeholders}."""
     return sql.SQL(statement).format(**fragments)
+
+
+def name_of(query: str | bytes | sql.Composable) -> str:
+    """The name of a statement that came out of a .sql file; empty for another one."""
+    if isinstance(query, sql.Composed):
+        query = next(iter(query), sql.SQL(""))
+    if isinstance(query, sql.Composable):
+        query = query.as_string(None)
+    if isinstance(query, bytes):
+        query = query[:_COMMENT_BYTES].decode("ascii", errors="replace")
+    found = _COMMENT.match(query)
+    return found["name"] if found else ""

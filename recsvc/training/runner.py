@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Self
 
 import structlog
@@ -31,11 +31,20 @@ _ENDED = (TrainingState.SUCCEEDED, TrainingState.FAILED)
 class TrainingRunner:
     """An async context manager; leaving it ends the runs that it has started."""
 
-    def __init__(self, runs: TrainingRunRepository, models: ModelRepository, environment: Mapping[str, str]) -> None:
-        """environment: variables that tell the training process where the servers are."""
+    def __init__(
+        self,
+        runs: TrainingRunRepository,
+        models: ModelRepository,
+        environment: Mapping[str, str],
+        carried: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """environment: variables that tell the training process where the servers are; carried: those of the call that
+        starts it.
+        """
         self.models = models
         self._runs = runs
         self._environment = environment
+        self._carried = carried
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -101,7 +110,7 @@ class TrainingRunner:
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env={**inherited, **self._environment, "TYPER_STANDARD_TRACEBACK": "1"},
+                env={**inherited, **self._environment, **self._carried(), "TYPER_STANDARD_TRACEBACK": "1"},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,

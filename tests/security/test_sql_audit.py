@@ -39,6 +39,8 @@ _HANDED_ON = {
     ("storage/replicas.py", "statement"): "one of two constants of this module",
     ("storage/listing.py", "statement"): "a block, given by the callers of fetch_page, each of which is read here",
     ("storage/statements.py", "statement"): "compose itself; its callers are read here",
+    ("storage/traced_cursors.py", "query"): "what a cursor of psycopg is asked for, by callers that are read here",
+    ("storage/traced_cursors.py", "statement"): "the same for COPY",
     ("storage/migrator.py", "migration.script.encode()"): "a file of this package, checked against its checksum",
 }
 _TRUSTED_TEXT = {

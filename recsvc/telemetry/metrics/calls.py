@@ -51,6 +51,12 @@ class CallMetrics(Registered):
             "queue",
             workers=SUM,
         )
+        self.trace_spans = self._counter(
+            "recsvc_trace_spans_total",
+            "Spans of traces: sent, or lost because the queue was full, the collector did not take them, or the call"
+            " had too many.",
+            "outcome",
+        )
 
     def watch_queue(self, name: str, length: Callable[[], int], capacity: int | None = None) -> None:
         """Have the length of a queue told. capacity: None of one that only calls in flight bound."""

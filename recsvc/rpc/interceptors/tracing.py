@@ -1,0 +1,83 @@
+"""The span of a call: OpenTelemetry's own interceptor around the pipeline, and what only the pipeline knows of it.
+
+None of this is there while tracing is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+import grpc
+
+from recsvc.domain.errors import DomainError
+from recsvc.rpc.calls import Call, Context
+from recsvc.rpc.methods import MethodPolicy
+from recsvc.rpc.pipeline import Interceptor, Stage
+from recsvc.telemetry.spans import REASON, STATUS_CODE, TENANT
+from recsvc.telemetry.stages import opened
+from recsvc.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+_OURS = "/recsvc.v1."
+
+
+def server_interceptor(tracing: Tracing) -> Interceptor:
+    """Makes a span of each call of our services, in the trace of its caller; health and reflection have none."""
+    from opentelemetry.instrumentation.grpc import aio_server_interceptor
+
+    interceptor: Interceptor = aio_server_interceptor(  # type: ignore[no-untyped-call]
+        tracer_provider=tracing.provider, filter_=lambda details: details.method.startswith(_OURS)
+    )
+    return interceptor
+
+
+class CallTold:
+    """The outermost stage: tells how the call ended. The library sees aborts, but no cancellation and no reason."""
+
+    def concerns(self, policy: MethodPolicy) -> bool:
+        """All methods."""
+        return True
+
+    def enter(self, call: Call, context: Context) -> None:
+        """The span has begun."""
+
+    def leave(self, call: Call, error: DomainError | None) -> None:
+        """Tell of the tenant, the code and the reason."""
+        span = _recorded()
+        if span is None:
+            return
+        span.set_attribute(STATUS_CODE, grpc.StatusCode[call.code].value[0])
+        if call.principal is not None:
+            span.set_attribute(TENANT, call.principal.tenant_id)
+        if error is not None:
+            span.set_attribute(REASON, error.reason.value)
+
+
+class Traced:
+    """A stage whose waiting is a span; what it decides at once is none."""
+
+    def __init__(self, stage: Stage, span: str, tracer: Tracer) -> None:
+        self._stage = stage
+        self._span = span
+        self._tracer = tracer
+        self.concerns = stage.concerns
+        self.leave = stage.leave
+
+    def enter(self, call: Call, context: Context) -> Awaitable[None] | None:
+        """Let the call in as the stage does."""
+        waiting = self._stage.enter(call, context)
+        return waiting if waiting is None or _recorded() is None else self._waited(waiting)
+
+    async def _waited(self, waiting: Awaitable[None]) -> None:
+        with opened(self._tracer, self._span):
+            await waiting
+
+
+def _recorded() -> Span | None:
+    from opentelemetry.trace import get_current_span
+
+    span = get_current_span()
+    return span if span.is_recording() else None

@@ -1,0 +1,101 @@
+"""Which spans are recorded: a share of the calls, or what the caller decided; of each call a bounded number.
+
+A stream may last for days and do thousands of things: what exceeds the bound is not recorded, and counted. Nor is what
+goes on after the call has ended, or belongs to none, such as looking whether Redis is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
+from opentelemetry.trace import Span as AnySpan
+from opentelemetry.util.types import Attributes
+from prometheus_client import Counter
+
+from recsvc.telemetry.propagation import kept_baggage
+from recsvc.telemetry.spans import TRAINING
+
+
+@dataclass(slots=True)
+class _Budget:
+    left: int
+
+
+class Budgets(SpanProcessor):
+    """How many spans each call may still have. Also tells of the caller's baggage on the first of them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: WeakKeyDictionary[AnySpan, _Budget] = WeakKeyDictionary()
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """A span of the budget of its parent; without one in this process it is the first of a call."""
+        budget = self._of.get(get_current_span(parent_context))
+        if budget is None:
+            budget = _Budget(self._most - 1)
+            span.set_attributes(kept_baggage(parent_context))
+        self._of[span] = budget
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """The budget goes with its last span."""
+
+    def take(self, parent: AnySpan) -> bool | None:
+        """Take one span out of the budget of a parent; False when there is none left, None for no parent of ours."""
+        budget = self._of.get(parent)
+        if budget is None:
+            return None
+        budget.left -= 1
+        return budget.left >= 0 and parent.is_recording()
+
+
+class CallSampler(Sampler):
+    """Decides on each span."""
+
+    def __init__(self, ratio: float, budgets: Budgets, over_budget: Counter) -> None:
+        """ratio: share of the calls without a caller's decision that are recorded."""
+        self._by_ratio = ParentBased(TraceIdRatioBased(ratio))
+        # There are few of them, and each is worth a look.
+        self._always = ParentBased(ALWAYS_ON if ratio > 0 else TraceIdRatioBased(0.0))
+        self._budgets = budgets
+        self._over_budget = over_budget
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Attributes = None,
+        links: Sequence[Link] | None = None,
+        trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        """Whether a span is recorded."""
+        parent = get_current_span(parent_context)
+        state = parent.get_span_context().trace_state
+        has_room = self._budgets.take(parent)
+        if has_room is not None:
+            if has_room:
+                return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
+            self._over_budget.inc()
+            return SamplingResult(Decision.DROP, None, state)
+        if kind is SpanKind.CLIENT:
+            return SamplingResult(Decision.DROP, None, state)
+        by = self._always if name == TRAINING else self._by_ratio
+        return by.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+
+    def get_description(self) -> str:
+        """For those who debug."""
+        return "CallSampler"
