@@ -20,17 +20,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from recsvc.telemetry.exposition import worker_ends
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.metrics.registered import LAST, LEAST, SUM, WORST
 
 HERE = Path(__file__).resolve().parent
 _PAGE = HERE / "observability.md"
 # What a gauge shows of `serve --workers N`, by its multiprocess mode.
-_OVER_WORKERS = {
-    "all": "one of each worker",
-    "livesum": "sum",
-    "livemax": "largest",
-    "livemin": "smallest",
-    "livemostrecent": "latest",
-}
+_OVER_WORKERS = {SUM: "sum", WORST: "largest", LEAST: "smallest", LAST: "latest"}
 
 
 @dataclass(frozen=True, slots=True)
