@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from recsvc.telemetry.exposition import worker_ends
@@ -30,13 +30,17 @@ _OVER_WORKERS = {SUM: "sum", WORST: "largest", LEAST: "smallest", LAST: "latest"
 
 @dataclass(frozen=True, slots=True)
 class DeclaredMetric:
-    """A metric as /metrics tells it. name: with the ending of counters; over_workers: of gauges, else empty."""
+    """A metric as /metrics tells it.
+
+    name: with the ending of counters; over_workers: of gauges, else empty; buckets: upper bounds, of histograms.
+    """
 
     name: str
     kind: str
     labels: tuple[str, ...]
     help: str
     over_workers: str
+    buckets: tuple[float, ...]
 
 
 def declared_metrics() -> list[DeclaredMetric]:
@@ -62,6 +66,7 @@ def _declared(metric: MetricWrapperBase) -> DeclaredMetric:
         tuple(metric._labelnames),
         metric._documentation,
         _OVER_WORKERS[metric._multiprocess_mode] if isinstance(metric, Gauge) else "",
+        tuple(metric._upper_bounds) if isinstance(metric, Histogram) else (),
     )
 
 
