@@ -26,6 +26,7 @@ from recsvc.domain.paging import PageTokens
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.embedded import embedded_servers
 from recsvc.engine import ranking
+from recsvc.engine.attribution import Attribution
 from recsvc.engine.candidate_finder import CandidateFinder
 from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fallback import Fallback
@@ -327,8 +328,9 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         runner = await stack.enter_async_context(
             TrainingRunner(storage.training_runs, storage.models, environment, carried)
         )
+        attribution = await stack.enter_async_context(Attribution(storage.shown, storage.metrics))
         writer = await stack.enter_async_context(
-            EventWriter(storage.events, settings.writer, storage.metrics, storage.database.is_slow)
+            EventWriter(storage.events, settings.writer, storage.metrics, attribution, storage.database.is_slow)
         )
         await stack.enter_async_context(build_projector(storage, engine, writer.is_busy))
         await stack.enter_async_context(LoopLag(storage.metrics))

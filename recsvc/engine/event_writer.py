@@ -20,6 +20,7 @@ from typing import Self
 from recsvc.domain.errors import DomainError, Overloaded, StorageUnavailable
 from recsvc.domain.events import Event, Recorded
 from recsvc.domain.ids import TenantKey
+from recsvc.engine.attribution import Attribution
 from recsvc.settings import WriterSettings
 from recsvc.storage.events import EventRepository, Outcome
 from recsvc.telemetry.metrics import Metrics
@@ -62,10 +63,13 @@ class EventWriter:
         events: EventRepository,
         settings: WriterSettings,
         metrics: Metrics,
+        attribution: Attribution | None = None,
         is_slow: Callable[[], bool] = lambda: False,
     ) -> None:
-        """is_slow: whether the database is at present; then the counters of items follow a moment later."""
+        """attribution: told of stored events that name a list. is_slow: whether the database is at present; then the
+        counters of items follow a moment later."""
         self._events = events
+        self._attribution = attribution
         self._settings = settings
         self._metrics = metrics
         self._is_slow = is_slow
@@ -202,6 +206,8 @@ class EventWriter:
             for member in members:
                 await self._write_together(tenant_key, [member], count_at_once=count_at_once)
             return
+        if self._attribution is not None:
+            self._attribution.note(tenant_key, _of_lists(events, outcomes))
         start = 0
         for member in members:
             if not member.outcomes.done():
@@ -218,3 +224,12 @@ class EventWriter:
         ):
             if count:
                 self._metrics.events.labels(label).inc(count)
+
+
+def _of_lists(events: Sequence[Event], outcomes: Sequence[Outcome]) -> list[Event]:
+    """Those that name a list and were stored just now."""
+    return [
+        event
+        for event, outcome in zip(events, outcomes, strict=True)
+        if event.recommendation_id and isinstance(outcome, Recorded) and not outcome.duplicate
+    ]

@@ -35,6 +35,7 @@ from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_details import with_details
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.ranking import Ranked, rank, weights_for
+from recsvc.engine.served_lists import ServedLists
 from recsvc.engine.shown_log import ShownLog
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import CacheSettings, EngineSettings
@@ -94,7 +95,7 @@ class Recommender:
         self._cache = cache
         self._fallback = fallback
         self._shown = shown
-        self._metrics = metrics
+        self._served = ServedLists(metrics, _PERSONAL)
         self._settings = settings
         self._cache_settings = cache_settings
 
@@ -274,8 +275,10 @@ class Recommender:
     async def _ranked(self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates) -> Recommendations:
         strategy, degradation, ranked = self._scored(profile, query, candidates)
         positions = [int(position) for position in ranked.positions]
+        items = await self._recommended(profile, query, candidates, ranked, positions)
+        self._served.computed(strategy, items)
         return Recommendations(
-            items=await self._recommended(profile, query, candidates, ranked, positions),
+            items=items,
             strategy=strategy,
             model_id=_model_id(profile, strategy),
             generate_time=datetime.now(UTC),
@@ -379,7 +382,7 @@ class Recommender:
     ) -> Recommendations:
         """The list under a new id, counted and noted as shown."""
         recommendation_id = uuid.uuid4().hex
-        self._metrics.recommendations.labels(found.strategy.value, found.degradation.level.name).inc()
+        self._served.served(query, found)
         if self._shown is not None:
             by_session = query.user_id is None and query.session_id is not None
             shown = ShownList(

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from psycopg.types.json import Jsonb
 
+from recsvc.domain.events import Event
 from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.users import UserKind
 from recsvc.storage.database import Database, execute
@@ -30,8 +31,17 @@ class ShownList:
     create_time: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ListOfEvent:
+    """The list that an event names. has_item: whether the event's item was in it; is_conversion: of its type."""
+
+    strategy: str
+    has_item: bool
+    is_conversion: bool
+
+
 class ShownRepository:
-    """Writes the log, and forgets what is old."""
+    """Writes the log, finds in it what events came of, and forgets what is old."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -59,3 +69,20 @@ class ShownRepository:
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["delete_old_shown"], {"days": days, "limit": limit})
             return int(cursor.rowcount)
+
+    async def lists_of(self, tenant_key: TenantKey, events: Sequence[Event]) -> list[ListOfEvent | None]:
+        """The list that each of the events names, in their order; None where there is none in the log."""
+        rows = await self._database.fetch_all(
+            tenant_key,
+            _SQL["lists_of_events"],
+            {
+                "tenant": tenant_key,
+                "recommendation_ids": [event.recommendation_id for event in events],
+                "item_ids": [event.item_id for event in events],
+                "event_types": [event.event_type for event in events],
+            },
+        )
+        found: list[ListOfEvent | None] = [None] * len(events)
+        for row in rows:
+            found[row["position"] - 1] = ListOfEvent(row["strategy"], row["has_item"], row["is_conversion"])
+        return found

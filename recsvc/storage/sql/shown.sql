@@ -16,3 +16,12 @@ FROM jsonb_to_recordset(%(lists)s) AS n (recommendation_id text, kind smallint, 
 LEFT JOIN users u ON u.tenant_key = %(tenant)s AND u.kind = n.kind AND u.user_id = n.user_id
 LEFT JOIN models m ON m.tenant_key = %(tenant)s AND m.model_id = n.model_id
 ON CONFLICT DO NOTHING;
+
+-- lists_of_events --
+-- The lists that events name, as far as they were logged: whether each had the event's item, and what its type counts as.
+SELECT n.position, s.strategy, i.item_key = ANY (s.item_keys) AS has_item, t.conversion AS is_conversion
+FROM unnest(%(recommendation_ids)s::text[], %(item_ids)s::text[], %(event_types)s::text[])
+     WITH ORDINALITY AS n (recommendation_id, item_id, event_type, position)
+JOIN shown s ON s.tenant_key = %(tenant)s AND s.recommendation_id = n.recommendation_id
+JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+JOIN event_types t ON t.tenant_key = %(tenant)s AND t.event_type = n.event_type;

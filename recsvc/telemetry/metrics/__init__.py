@@ -5,6 +5,7 @@ Each area has a module of its own; `Metrics` is all of them together.
 
 from __future__ import annotations
 
+from recsvc.telemetry.metrics.business import BusinessMetrics
 from recsvc.telemetry.metrics.caches import CacheMetrics
 from recsvc.telemetry.metrics.calls import CallMetrics
 from recsvc.telemetry.metrics.events import EventMetrics
@@ -12,5 +13,5 @@ from recsvc.telemetry.metrics.serving import ServingMetrics
 from recsvc.telemetry.metrics.storage import StorageMetrics
 
 
-class Metrics(CallMetrics, StorageMetrics, CacheMetrics, EventMetrics, ServingMetrics):
+class Metrics(CallMetrics, StorageMetrics, CacheMetrics, EventMetrics, ServingMetrics, BusinessMetrics):
     """The metrics, each registered once."""

@@ -1,4 +1,4 @@
-"""Lists: where their candidates came from, what they were, who watches them."""
+"""Lists on their way: where their candidates came from, what took their place, who watches them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from recsvc.telemetry.metrics.registered import SUM, Registered
 
 
 class ServingMetrics(Registered):
-    """What was served."""
+    """Candidates, degraded answers, watchers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,7 +15,6 @@ class ServingMetrics(Registered):
             "Questions for candidates, by what answered them: a snapshot in the process or a search in PostgreSQL.",
             "by",
         )
-        self.recommendations = self._counter("recsvc_recommendations_total", "Lists served.", "strategy", "degradation")
         self.degraded = self._counter(
             "recsvc_degraded_answers_total",
             "Lists that are less than they could be, by where they came from instead.",

@@ -1,0 +1,60 @@
+"""Counts what lists are served, on the path of every one of them: whatever can be looked up before is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from recsvc.domain.recommendations import (
+    DegradationLevel,
+    Recommendations,
+    RecommendedItem,
+    RecommendQuery,
+    Source,
+    Strategy,
+)
+from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.metrics.labels import BoundedLabel
+
+_PLACEMENTS = 50
+_SCORED = 10
+
+
+class ServedLists:
+    """Lists, their items' sources and scores, cold starts."""
+
+    def __init__(self, metrics: Metrics, personal: frozenset[Strategy]) -> None:
+        """personal: the strategies that trending takes the place of when nothing is known of whom they are for."""
+        self._metrics = metrics
+        self._personal = personal
+        self._placements = BoundedLabel(_PLACEMENTS)
+        self._lists: dict[tuple[Strategy, DegradationLevel, str], Any] = {}
+        self._sources = {source: metrics.recommended_items.labels(source.value) for source in Source}
+        self._scores = {strategy: metrics.scores.labels(strategy.value) for strategy in Strategy}
+
+    def served(self, query: RecommendQuery, found: Recommendations) -> None:
+        """A list goes out."""
+        key = (found.strategy, found.degradation.level, self._placements.of(query.placement))
+        lists = self._lists.get(key)
+        if lists is None:
+            lists = self._metrics.recommendations.labels(key[0].value, key[1].name, key[2])
+            self._lists[key] = lists
+        lists.inc()
+        for source, items in Counter([item.source for item in found.items]).items():
+            self._sources[source].inc(items)
+        if found.strategy is Strategy.TRENDING and self._is_cold_start(query, found):
+            self._metrics.cold_starts.inc()
+
+    def computed(self, strategy: Strategy, items: Iterable[RecommendedItem]) -> None:
+        """A list was made rather than found in a cache; items: best first."""
+        scores = self._scores[strategy]
+        for item, _ in zip(items, range(_SCORED), strict=False):
+            scores.observe(item.score)
+
+    def _is_cold_start(self, query: RecommendQuery, found: Recommendations) -> bool:
+        return (
+            query.strategy in self._personal
+            and (query.user_id is not None or query.session_id is not None)
+            and found.degradation.level is DegradationLevel.NONE
+        )
