@@ -33,6 +33,7 @@ from recsvc.domain.ids import TenantId, TenantKey
 from recsvc.domain.tenancy import ApiKey, Scope, TenantProfile, TenantSettings
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.rpc.authentication import Authenticator
+from recsvc.rpc.interceptors.access_log import AccessLog
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.consistency import ReadYourWrites
@@ -45,7 +46,7 @@ from recsvc.rpc.pipeline import Pipeline, Stage
 from recsvc.rpc.server import FILES
 from recsvc.rpc.tenant_limits import TenantLimitSource
 from recsvc.rpc.validation import RequestValidator
-from recsvc.settings import AuthSettings, CacheSettings, LimitSettings, ServerSettings
+from recsvc.settings import AccessLogSettings, AuthSettings, CacheSettings, LimitSettings, ServerSettings
 from recsvc.storage.api_keys import StoredKey
 from recsvc.telemetry.metrics import Metrics
 
@@ -55,6 +56,7 @@ _ROWS = (
     "+ parsing the request",
     "+ the request id in the initial metadata",
     "+ pipeline, request id, errors",
+    "+ access log, nothing told of",
     "+ observation",
     "+ auth, key cached",
     "+ validation",
@@ -203,7 +205,8 @@ async def _serve(redis_url: str) -> None:
     def limits(settings: LimitSettings) -> Limits:
         return Limits(TenantLimitSource(_Profiles(), settings), Permits(redis))  # type: ignore[arg-type]
 
-    observed = (Observation(Metrics()),)
+    logged = (AccessLog(AccessLogSettings()),)
+    observed = (*logged, Observation(Metrics()))
     scopes = required_scopes(FILES)
     known = (*observed, Auditing(audit_log, scopes), Authentication(authenticator, tenants, scopes, {}))
     unlimited = (*known, limits(LimitSettings()))
@@ -221,6 +224,7 @@ async def _serve(redis_url: str) -> None:
         (echo, parse, None),
         (echo_with_header, parse, None),
         (echo, parse, pipeline((), _NoValidator())),
+        (echo, parse, pipeline(logged, _NoValidator())),
         (echo, parse, pipeline(observed, _NoValidator())),
         (echo, parse, pipeline(known, _NoValidator())),
         (echo, parse, pipeline(known, RequestValidator())),

@@ -46,6 +46,7 @@ from recsvc.resilience.dependencies import Condition, DependencyWatch, Finding
 from recsvc.rpc.authentication import Authenticator
 from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.health import POSTGRESQL, REDIS, Health
+from recsvc.rpc.interceptors.access_log import AccessLog
 from recsvc.rpc.interceptors.audit import Auditing
 from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.consistency import ReadYourWrites
@@ -176,6 +177,7 @@ class Service:
     engine: Engine
     health: Health
     limits: TenantLimitSource
+    access_log: AccessLog
 
 
 @asynccontextmanager
@@ -359,8 +361,20 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
             )
         )
         limits = TenantLimitSource(engine.profiles, settings.limits)
+        access_log = AccessLog(settings.access_log)
         server = await _build_server(
-            storage, engine, writer, watches, runner, hasher, authenticator, limits, health, draining, traces
+            storage,
+            engine,
+            writer,
+            watches,
+            runner,
+            hasher,
+            authenticator,
+            limits,
+            access_log,
+            health,
+            draining,
+            traces,
         )
         metrics_port = (
             stack.enter_context(exposed(storage.metrics.registry, settings.server.host, settings.server.metrics_port))
@@ -369,7 +383,7 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         )
         port = await server.start()
         stack.push_async_callback(server.drain)
-        yield Service(port, metrics_port, server, storage, engine, health, limits)
+        yield Service(port, metrics_port, server, storage, engine, health, limits, access_log)
 
 
 def _retention(storage: Storage) -> Retention:
@@ -410,6 +424,7 @@ async def _build_server(
     hasher: KeyHasher,
     authenticator: Authenticator,
     limits: TenantLimitSource,
+    access_log: AccessLog,
     health: Health,
     draining: asyncio.Event,
     traces: Tracing | None,
@@ -425,6 +440,7 @@ async def _build_server(
     limiting = Limits(limits, Permits(storage.redis))
     consistency = ConsistencyTokens(await storage.tenants.service_secret("consistency_tokens"))
     stages: list[Stage] = [
+        access_log,
         Observation(storage.metrics),
         Auditing(storage.audit_log, scopes),
         authentication,
@@ -432,7 +448,7 @@ async def _build_server(
         ReadYourWrites(storage.replicas, consistency),
     ]
     if traces is not None:
-        stages[2:4] = [Traced(authentication, AUTH, traces.tracer), Traced(limiting, LIMITS, traces.tracer)]
+        stages[3:5] = [Traced(authentication, AUTH, traces.tracer), Traced(limiting, LIMITS, traces.tracer)]
         stages.insert(0, CallTold())
     pipeline = Pipeline(
         stages=stages,

@@ -195,6 +195,16 @@ class AuditSettings(BaseModel):
     retention_days: int = Field(400, ge=31, description="How long entries of the audit log are kept.")
 
 
+class AccessLogSettings(BaseModel):
+    """Which calls the log tells of; all that fail, as far as there is room."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ok_share: float = Field(0.0, ge=0, le=1, description="Share of the calls that went well that are logged, too.")
+    slow_s: float = Field(1.0, gt=0, description="A call that is no stream is logged once it took so long.")
+    lines_per_second: int = Field(100, ge=1, description="Calls that each process logs at most within a second.")
+
+
 class LimitSettings(BaseModel):
     """What each tenant may do unless its own settings (RateLimits) say otherwise."""
 
@@ -341,6 +351,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     auth: AuthSettings = AuthSettings()
     audit: AuditSettings = AuditSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
     limits: LimitSettings = LimitSettings()
     engine: EngineSettings = EngineSettings()
     writer: WriterSettings = WriterSettings()

@@ -1,5 +1,5 @@
-"""Takes new settings over without a restart, as far as that is safe: the log level, the service's default limits, and
-the times of the drain. What else has changed is named, and waits for a restart.
+"""Takes new settings over without a restart, as far as that is safe: the log level, the access log, the service's
+default limits, and the times of the drain. What else has changed is named, and waits for a restart.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Reloading:
             update={
                 "log_level": read.log_level,
                 "limits": read.limits,
+                "access_log": read.access_log,
                 "server": self._settings.server.model_copy(update=server),
             }
         )
@@ -60,6 +61,7 @@ class Reloading:
         self._settings = taken
         set_level(taken.log_level)
         self._service.limits.reload(taken.limits)
+        self._service.access_log.reload(taken.access_log)
         self._service.server.reload(taken.server)
         # At a level that is not silenced: whoever asked wants to know.
         _log.warning("reload.done", changed=changed, waiting_for_restart=waiting)

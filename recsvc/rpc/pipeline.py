@@ -1,4 +1,4 @@
-"""What happens to every call, in one order: size → stages (metrics, audit, auth, limits) → headers → validation.
+"""What happens to every call, in one order: size → stages (log, metrics, audit, auth, limits) → headers → validation.
 
 grpc.aio asks the interceptor for a handler on each call; handlers are wrapped once per method and kept. A stage is told
 of the beginning of a call, which it may refuse, and of its end, for unary and streaming methods alike. All of this runs
@@ -99,30 +99,32 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
     def _unary(self, policy: MethodPolicy, stages: Sequence[Stage], behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(received: Received, context: Context) -> Any:
             call = calls.current()
-            call.request = received.message
+            call.request, call.request_bytes = received.message, received.size_bytes
             call.cost = policy.elements(received.message) if received.message is not None else 1
             async with _Passage(stages, call, context):
                 request = received.checked()
                 call.element_violations = self._validator.check(request)
                 if context.time_remaining() is None:
                     async with asyncio.timeout(self._settings.default_deadline_s):
-                        response = await behavior(request, context)
+                        call.response = await behavior(request, context)
                 else:
-                    response = await behavior(request, context)
+                    call.response = await behavior(request, context)
                 # Not before: gRPC repeats a call only as long as no headers have come, should this process die.
                 await send_headers(call, context)
-                return response
+                return call.response
 
         return answer
 
     def _streaming(self, stages: Sequence[Stage], behavior: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(received: Received, context: Context) -> AsyncIterator[Any]:
             call = calls.current()
+            call.request_bytes = received.size_bytes
             async with _Passage(stages, call, context):
                 await send_headers(call, context)
                 request = received.checked()
                 call.element_violations = self._validator.check(request)
                 async for response in behavior(request, context):
+                    call.responses += 1
                     yield response
 
         return answer
@@ -134,6 +136,7 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
             async with _Passage(stages, call, context, messages):
                 await send_headers(call, context)
                 async for response in behavior(bounded(messages, call, self._settings), context):
+                    call.responses += 1
                     yield response
 
         return answer

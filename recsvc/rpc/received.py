@@ -56,6 +56,7 @@ async def bounded(messages: AsyncIterator[Received], call: Call, settings: Serve
     async for received in messages:
         count += 1
         total_bytes += received.size_bytes
+        call.request_bytes = total_bytes
         if count > settings.stream_max_messages:
             text = f"a stream has at most {settings.stream_max_messages} messages; begin a new one"
             raise LimitExceeded("stream_max_messages", text)

@@ -42,19 +42,24 @@ WITH_EXCEPTION: Final[Mapping[str, str]] = {
 }
 """What a line about an exception has."""
 
+_TEXT = """
+    timestamp level event logger request_id trace_id tenant error sqlstate constraint exception
+    action actor cert_file code condition dependency detail folder grpc key_id kind message method metrics needed_for
+    outcome peer reason replica run_id signal waited_for waiting_for
+"""
+_NUMBERS = """
+    exit_code lines lists pid request_bytes response_bytes responses tenant_key untold worker workers
+"""
+_MEASURES = """
+    after_s at_most_s deadline_left_ms duration_ms lag_s lived_s next_attempt_s restart_in_s since_s
+"""
+_LISTS = "faults not_serving output serving targets waiting_for_restart"
+
 FIELD_TYPES: Final[Mapping[str, type]] = {
-    **dict.fromkeys(("timestamp", "level", "event", "logger"), str),
-    **dict.fromkeys(("request_id", "trace_id", "tenant"), str),
-    **dict.fromkeys(("error", "sqlstate", "constraint", "exception"), str),
-    **dict.fromkeys(
-        ("action", "actor", "cert_file", "code", "condition", "dependency", "detail", "folder", "kind"), str
-    ),
-    **dict.fromkeys(("grpc", "key_id", "message", "method", "metrics", "needed_for", "outcome"), str),
-    **dict.fromkeys(("reason", "replica", "run_id", "signal", "waited_for", "waiting_for"), str),
-    **dict.fromkeys(("exit_code", "lines", "lists", "pid", "tenant_key", "worker", "workers"), int),
-    **dict.fromkeys(("after_s", "at_most_s", "duration_ms", "lag_s", "lived_s", "next_attempt_s"), float),
-    **dict.fromkeys(("restart_in_s", "since_s"), float),
-    **dict.fromkeys(("faults", "not_serving", "output", "serving", "targets", "waiting_for_restart"), list),
+    **dict.fromkeys(_TEXT.split(), str),
+    **dict.fromkeys(_NUMBERS.split(), int),
+    **dict.fromkeys(_MEASURES.split(), float),
+    **dict.fromkeys(_LISTS.split(), list),
     "changed": dict,
 }
 """The type of each field; a whole number may stand for a float. Lists and mappings hold text."""
@@ -87,12 +92,18 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
     ),
     "call.ended": LogEvent(
         "info",
-        "A call ended that failed or was slow.",
+        "A call ended that failed or was slow, or that is one of the share of the others that is told of.",
         {
             "method": "path of the method",
             "code": "its gRPC status",
             "reason": "reason of the error that its caller was told",
             "duration_ms": "from the arrival of its headers to its end",
+            "deadline_left_ms": "what was left of its caller's deadline",
+            "request_bytes": "size of its request, or of all of them",
+            "response_bytes": "size of its response, if it is no stream",
+            "responses": "how many there were, if it is a stream",
+            "peer": "ipv4, ipv6 or unix",
+            "untold": "calls before it that were not told of, since there were too many within a second",
         },
     ),
     "call.failed": LogEvent(

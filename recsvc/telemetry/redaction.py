@@ -26,6 +26,10 @@ _BEARER = re.compile(r"(?i)\b(bearer\s+)\S+")
 _EMAIL = re.compile(r"[^\s@:/'\"<>(]{1,64}@[^\s@'\"<>)]{1,255}\.[A-Za-z]{2,}")
 # A caller's control characters could forge lines, and colours on a terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Of most text it is plain at a glance that no pattern finds anything.
+_SUSPECT = re.compile(r"[@\x00-\x1f\x7f-\x9f\u2028\u2029]|rk_|://|(?i:bearer)")
+# Made here, the exception's in several lines, and of nothing but names out of the code.
+_OF_NAMES_ONLY = {*EVERY_LINE, "exception"}
 _ON_ANY_LINE = {*EVERY_LINE, *WHILE_ANSWERING, *WITH_EXCEPTION}
 
 
@@ -41,8 +45,7 @@ def declared_only(_logger: Any, _method: str, event: Event) -> Event:
     for name in dict.fromkeys((*EVERY_LINE, *event)):
         value = event.get(name)
         if name in declared or name in _ON_ANY_LINE:
-            # Made here, in lines, and of nothing but names out of the code.
-            safe = value if name == "exception" else _safe(value, FIELD_TYPES[name])
+            safe = value if name in _OF_NAMES_ONLY else _safe(value, FIELD_TYPES[name])
             if safe is not None:
                 told[name] = safe
     return told
@@ -102,10 +105,9 @@ def _safe(value: Any, kind: type) -> Any:
 
 def _clean(text: str) -> str:
     # Twice of what is told, so that nothing is cut in the middle of what a pattern would find.
-    clean = redacted(_CONTROL.sub("\ufffd", text[: 2 * _TEXT_LENGTH]))
-    clean = _BEARER.sub(r"\1***", clean)
-    if "@" in clean:
-        clean = _EMAIL.sub("***@***", clean)
+    clean = text[: 2 * _TEXT_LENGTH]
+    if _SUSPECT.search(clean):
+        clean = _EMAIL.sub("***@***", _BEARER.sub(r"\1***", redacted(_CONTROL.sub("\ufffd", clean))))
     return clean if len(clean) <= _TEXT_LENGTH else clean[:_TEXT_LENGTH] + "…"
 
 

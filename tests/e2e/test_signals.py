@@ -188,6 +188,12 @@ async def test_sighup_takes_new_limits_over(standing_server: ServerProcess, stan
             await asyncio.sleep(0.2)
 
 
+async def test_sighup_has_calls_that_went_well_logged(standing_server: ServerProcess, standing: Api) -> None:
+    await _reloaded(standing_server, "RECSVC_LOG_LEVEL=INFO\nRECSVC_ACCESS_LOG__OK_SHARE=1\n")
+    await standing.catalog.ListItems(_LIST)
+    await _until(lambda: _said(standing_server, "call.ended"))
+
+
 async def test_what_needs_a_restart_is_named_and_left_as_it_is(standing_server: ServerProcess, standing: Api) -> None:
     done = await _reloaded(standing_server, _AT_START + "RECSVC_POSTGRES__POOL_SIZE=77\n")
     assert (done["changed"], done["waiting_for_restart"]) == ({}, ["postgres.pool_size"])

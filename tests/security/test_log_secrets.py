@@ -99,6 +99,8 @@ async def shop(storage: Storage, settings: Settings, tmp_path: Path) -> AsyncIte
             "RECSVC_DATABASE_URL": url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,
             "RECSVC_LOG_LEVEL": "DEBUG",
+            "RECSVC_ACCESS_LOG__OK_SHARE": "1",
+            "RECSVC_ACCESS_LOG__LINES_PER_SECOND": "10000",
             "RECSVC_PAGE_TOKEN_SECRET": _PAGE_TOKEN_SECRET,
         }
         server = ServerProcess(environment, tmp_path / "log")

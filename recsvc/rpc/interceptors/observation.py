@@ -1,11 +1,10 @@
-"""Counts, times and logs every call."""
+"""Counts and times every call."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-import structlog
 from opentelemetry import trace
 
 from recsvc.domain.errors import DomainError
@@ -13,15 +12,12 @@ from recsvc.rpc.calls import Call, Context
 from recsvc.rpc.methods import MethodPolicy
 from recsvc.telemetry.metrics import Metrics
 
-_log = structlog.get_logger("recsvc.access")
-
 
 class Observation:
-    """Metrics by method and code, and one log line for each call that failed or was slow."""
+    """Metrics by method and code."""
 
-    def __init__(self, metrics: Metrics, slow_s: float = 1.0) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._slow_s = slow_s
         self._in_flight = 0
         # Read when it is asked for; to set it twice a call would cost more than all else here.
         metrics.read_when_asked(metrics.calls_in_flight, lambda: self._in_flight)
@@ -45,19 +41,8 @@ class Observation:
             timer = self._metrics.call_seconds.labels(call.method, call.code)
             self._timers[call.method, call.code] = timer
         timer.observe(duration_s, _exemplar())
-        if call.code != "OK" or duration_s > self._slow_s:
-            self._tell(call, duration_s, error)
-
-    def _tell(self, call: Call, duration_s: float, error: DomainError | None) -> None:
         if error is not None:
             self._metrics.refusals.labels(error.reason.value, error.metadata.get("limit", "")).inc()
-        _log.info(
-            "call.ended",
-            method=call.method,
-            code=call.code,
-            reason=error.reason.value if error is not None else None,
-            duration_ms=round(duration_s * 1000, 1),
-        )
 
 
 def _exemplar() -> dict[str, str] | None:
