@@ -52,7 +52,7 @@ def an_event(name: str) -> Event:
 
 def a_writer(table: Table, **settings: float) -> EventWriter:
     model = WriterSettings.model_validate(settings)
-    return EventWriter(cast(EventRepository, table), model, Metrics(), lambda: table.is_slow)
+    return EventWriter(cast(EventRepository, table), model, Metrics(), is_slow=lambda: table.is_slow)
 
 
 async def _settle() -> None:
