@@ -74,6 +74,7 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         "The ids of users who are watched could not be looked up; whoever watches a user who was not known asks again.",
         {"error": "type of the error"},
     ),
+    "attribution.failed": LogEvent("warning", "What came of shown lists could not be counted.", _ERROR),
     "audit.refusal_not_stored": LogEvent(
         "error",
         "An administrative action was refused, and the audit log could not be written: this line is the entry.",
