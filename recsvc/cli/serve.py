@@ -62,29 +62,25 @@ async def serve_until_stopped(settings: Settings, exemplars: WorkerExemplars | N
     is_worker = exemplars is not None
     with Signals() as signals:
         if is_worker:
-            when_parent_ends(signals.stop.set)
-        try:
-            async with running_service(settings, expose_metrics=not is_worker) as service:
-                signals.has_started()
-                metrics_port = service.metrics_port
-                _log.info(
-                    "service.serving",
-                    grpc=f"{settings.server.host}:{service.port}",
-                    metrics=f"{settings.server.host}:{metrics_port}" if metrics_port is not None else None,
-                )
-                _collect_garbage_seldom()
-                chores = [_collect_young_garbage(), Reloading(service, settings).when_asked(signals.reload)]
-                if exemplars is not None:
-                    chores.append(_write_metrics(service.storage.metrics, exemplars))
-                tasks = [asyncio.create_task(chore) for chore in chores]
-                await signals.stop.wait()
-                for task in tasks:
-                    task.cancel()
-                _log.info("service.draining")
-        except asyncio.CancelledError:
-            if not signals.took_back_cancellation():
-                raise
-        _log.info("service.stopped")
+            when_parent_ends(signals.end)
+        async with running_service(settings, expose_metrics=not is_worker) as service:
+            signals.has_started()
+            metrics_port = service.metrics_port
+            _log.info(
+                "service.serving",
+                grpc=f"{settings.server.host}:{service.port}",
+                metrics=f"{settings.server.host}:{metrics_port}" if metrics_port is not None else None,
+            )
+            _collect_garbage_seldom()
+            chores = [_collect_young_garbage(), Reloading(service, settings).when_asked(signals.reload)]
+            if exemplars is not None:
+                chores.append(_write_metrics(service.storage.metrics, exemplars))
+            tasks = [asyncio.create_task(chore) for chore in chores]
+            await signals.stop.wait()
+            for task in tasks:
+                task.cancel()
+            _log.info("service.draining")
+    _log.info("service.stopped")
 
 
 def _collect_garbage_seldom() -> None:

@@ -7,9 +7,7 @@ never forked: gRPC and the event loop do not survive a fork.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from recsvc.app import open_storage, open_urls, store_bootstrap_keys
+from recsvc.cli.signals import Signals
 from recsvc.cli.supervisor import Supervisor, WorkersFailed
 from recsvc.settings import ServerSettings, Settings
 from recsvc.telemetry.exposition import FOLDER_VARIABLE, exposed, forget_gauges, registry_of_workers, worker_ends
@@ -31,11 +30,8 @@ _AFTER_DRAIN_S = 20.0
 
 async def serve_by_workers(settings: Settings) -> None:
     """Serve until a signal asks for the end. Raises WorkersFailed."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     with (
+        Signals() as signals,
         tempfile.TemporaryDirectory(prefix="recsvc-metrics-") as folder,
         reserved_port(settings.server) as port,
     ):
@@ -56,7 +52,8 @@ async def serve_by_workers(settings: Settings) -> None:
                 stop_s=settings.server.lame_duck_s + settings.server.drain_s + _AFTER_DRAIN_S,
                 on_end=ended,
             )
-            loop.add_signal_handler(signal.SIGHUP, supervisor.pass_on, signal.SIGHUP)
+            signals.pass_on_to(supervisor.pass_on)
+            signals.has_started()
             with exposed(registry, settings.server.host, settings.server.metrics_port) as metrics_port:
                 _log.info(
                     "workers.supervised",
@@ -64,7 +61,7 @@ async def serve_by_workers(settings: Settings) -> None:
                     grpc=f"{settings.server.host}:{port}",
                     metrics=f"{settings.server.host}:{metrics_port}",
                 )
-                await supervisor.run(stop)
+                await supervisor.run(signals.stop)
     _log.info("service.stopped")
 
 

@@ -7,7 +7,6 @@ wait for a projector, so this is about speed and repair, never about right answe
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Self
@@ -19,6 +18,7 @@ from recsvc.domain.errors import DomainError, TenantNotFound
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
+from recsvc.resilience.background import Background
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.user_states import UserStateRepository
@@ -29,7 +29,6 @@ _IDLE_S = 0.2
 _BATCH = 50
 # Seconds of rest for each second of work.
 _REST_WHILE_BUSY = 9.0
-_STOP_S = 5.0
 _REPAIR_EVERY_S = 1.0
 # Longer than any announcement may lag behind its commit.
 _REPAIR_WINDOW_S = 15.0
@@ -63,26 +62,16 @@ class Projector:
         self._announcer = announcer
         self._metrics = metrics
         self._is_busy = is_busy
-        self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         """Begin to work."""
-        self._tasks = [
-            asyncio.create_task(self._fold()),
-            asyncio.create_task(self._count()),
-            asyncio.create_task(self._derive()),
-            asyncio.create_task(self._repair()),
-            asyncio.create_task(self._measure()),
-        ]
+        self._background.begin([self._fold(), self._count(), self._derive(), self._repair(), self._measure()])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop; what is not folded in stays dirty."""
-        self._stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks, timeout=_STOP_S)
+        await self._background.end()
 
     async def fold_once(self) -> int:
         """Fold one batch of dirty users in; returns how many there were."""
@@ -122,11 +111,11 @@ class Projector:
         done = await work()
         rest = max(rest, _REST_WHILE_BUSY if self._is_busy() else 0.0)
         if done and rest:
-            await asyncio.sleep(rest * (time.monotonic() - start))
+            await self._background.rest(rest * (time.monotonic() - start))
         return done
 
     async def _fold(self) -> None:
-        while not self._stopping:
+        while not self._background.is_ending:
             try:
                 folded = await self._considerately(self.fold_once, 0.0)
                 if folded < _BATCH:
@@ -136,32 +125,32 @@ class Projector:
                 _log.warning("projector.failed", error=error.reason)
                 folded = 0
             if folded < _BATCH:
-                await asyncio.sleep(_IDLE_S)
+                await self._background.rest(_IDLE_S)
 
     async def _count(self) -> None:
-        while not self._stopping:
+        while not self._background.is_ending:
             try:
                 await self._considerately(self._counters.count_once, 0.0)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
             # Not at once again: what gathers meanwhile is added up together.
-            await asyncio.sleep(_IDLE_S)
+            await self._background.rest(_IDLE_S)
 
     async def _derive(self) -> None:
         """Give items that training has not seen their vectors."""
-        while not self._stopping:
+        while not self._background.is_ending:
             try:
                 derived = await self._considerately(self._item_fold_in.refresh_once, 1.0)
             except DomainError as error:
                 _log.warning("projector.failed", error=error.reason)
                 derived = 0
             if not derived:
-                await asyncio.sleep(_IDLE_S)
+                await self._background.rest(_IDLE_S)
 
     async def _repair(self) -> None:
         """Announce again what a process that died between commit and announcement left unsaid."""
-        while not self._stopping:
-            await asyncio.sleep(_REPAIR_EVERY_S)
+        while not self._background.is_ending:
+            await self._background.rest(_REPAIR_EVERY_S)
             try:
                 await self._announcer.offer_again()
                 for tenant_key, version in (await self._tenants.recent_versions(_REPAIR_WINDOW_S)).items():
@@ -170,9 +159,9 @@ class Projector:
                 _log.warning("projector.repair_failed", error=error.reason)
 
     async def _measure(self) -> None:
-        while not self._stopping:
+        while not self._background.is_ending:
             try:
                 await self.measure_once()
             except DomainError as error:
                 _log.warning("projector.measure_failed", error=error.reason)
-            await asyncio.sleep(_MEASURE_EVERY_S)
+            await self._background.rest(_MEASURE_EVERY_S)

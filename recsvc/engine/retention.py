@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Self
@@ -10,13 +9,13 @@ from typing import Self
 import structlog
 
 from recsvc.domain.errors import DomainError
+from recsvc.resilience.background import Background
 
 _log = structlog.get_logger(__name__)
 _BATCH = 1000
 _EVERY_S = 3600.0
 # Between two batches, so that whoever waits for the same rows or the disk has a turn.
 _PAUSE_S = 0.1
-_STOP_S = 5.0
 
 DeleteSome = Callable[[int], Awaitable[int]]
 """Deletes up to so many and returns how many there were."""
@@ -29,32 +28,30 @@ class Retention:
         """kinds: what is deleted, by a name for the log. every_s: time between two looks, give or take half."""
         self._kinds = kinds
         self._every_s = every_s
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         """Begin."""
-        self._task = asyncio.create_task(self._work())
+        self._background.begin([self._work()])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_STOP_S)
+        await self._background.end()
 
     async def _work(self) -> None:
-        while True:
+        while not self._background.is_ending:
             # Apart from other processes that were started together with this one.
-            await asyncio.sleep(self._every_s * random.uniform(0.5, 1.5))  # noqa: S311  (jitter)
+            await self._background.rest(self._every_s * random.uniform(0.5, 1.5))  # noqa: S311  (jitter)
             for kind, delete_some in self._kinds.items():
                 await self._delete(kind, delete_some)
 
     async def _delete(self, kind: str, delete_some: DeleteSome) -> None:
         try:
-            deleted = await delete_some(_BATCH)
-            while deleted == _BATCH:
-                await asyncio.sleep(_PAUSE_S)
+            deleted = _BATCH
+            while deleted == _BATCH and not self._background.is_ending:
                 deleted = await delete_some(_BATCH)
+                await self._background.rest(_PAUSE_S)
         except DomainError as error:
             # What is left is deleted next time.
             _log.warning("retention.failed", kind=kind, error=error.reason)

@@ -15,13 +15,13 @@ import structlog
 
 from recsvc.domain.errors import DomainError, StorageUnavailable
 from recsvc.domain.ids import TenantKey
+from recsvc.resilience.background import Background
 from recsvc.storage.shown import ShownList, ShownRepository
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _BATCH = 500
 _PAUSE_S = 0.2
-_STOP_S = 5.0
 # Longer than a batch takes to write; a database that is away for longer is told to the caller.
 _ROOM_TIMEOUT_S = 5.0
 
@@ -34,19 +34,17 @@ class ShownLog:
         self._metrics = metrics
         self._queue: asyncio.Queue[tuple[TenantKey, ShownList]] = asyncio.Queue(capacity)
         self._unwritten: dict[TenantKey, list[ShownList]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         metrics.watch_queue("shown", lambda: self._queue.qsize() + sum(map(len, self._unwritten.values())), capacity)
 
     async def __aenter__(self) -> Self:
         """Begin to write."""
-        self._task = asyncio.create_task(self._run())
+        self._background.begin([self._run()])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Write the rest and stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_STOP_S)
+        await self._background.end()
         await self._write_queued()
         self._metrics.shown_dropped.inc(sum(map(len, self._unwritten.values())) + self._queue.qsize())
 
@@ -66,8 +64,8 @@ class ShownLog:
             raise StorageUnavailable from None
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_PAUSE_S)
+        while not self._background.is_ending:
+            await self._background.rest(_PAUSE_S)
             await self._write_queued()
 
     async def _write_queued(self) -> None:

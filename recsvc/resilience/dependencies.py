@@ -17,13 +17,13 @@ from typing import Self, TypeAlias
 import structlog
 
 from recsvc.domain.errors import DeadlinePassed
+from recsvc.resilience.background import Background
 from recsvc.resilience.in_time import in_time
 
 _log = structlog.get_logger(__name__)
 _TIMEOUT_S = 2.0
 _JITTER = 0.25
 _BAD_LOOKS, _GOOD_LOOKS = 3, 2
-_STOP_S = 1.0
 
 
 class Condition(Enum):
@@ -76,25 +76,23 @@ class DependencyWatch:
         self._looks = looks
         self._on_change = on_change
         self._every_s = every_s
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         """Look at each once, which takes two seconds at most, and go on with it in the background."""
         found = await asyncio.gather(*(_look(look) for look in self._looks.values()))
         for name, first in zip(self._looks, found, strict=True):
             self._tell(name, first)
-            self._tasks.append(asyncio.create_task(self._follow(name, Steady(first.condition))))
+            self._background.begin([self._follow(name, Steady(first.condition))])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Look no more."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks, timeout=_STOP_S)
+        await self._background.end()
 
     async def _follow(self, name: str, steady: Steady) -> None:
-        while True:
-            await asyncio.sleep(self._every_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  (jitter)
+        while not self._background.is_ending:
+            await self._background.rest(self._every_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  (jitter)
             found = await _look(self._looks[name])
             if steady.saw(found.condition):
                 self._tell(name, found)

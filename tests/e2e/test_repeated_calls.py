@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.rpc.server import FILES
 from recsvc_client import Client, RecsvcError
-from recsvc_client.client import SERVICE_CONFIG
+from recsvc_client.service_config import SERVICE_CONFIG
 from tests.e2e.relay import Relay
 
 # Repeated, they would make a second one, say that there is none, or undo what others did meanwhile; or they are long

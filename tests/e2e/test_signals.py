@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2
 
 from recsvc.app import Storage
 from recsvc.gen.v1 import catalog_service_pb2 as pb
+from recsvc.gen.v1 import ingestion_service_pb2 as events_pb
+from recsvc.gen.v1 import recommendation_service_pb2 as recommend_pb
 from tests.api import Api
 from tests.chaos.installation import ServerProcess
 
@@ -147,6 +149,17 @@ async def test_for_a_moment_after_sigterm_calls_are_taken_while_health_says_not_
     assert alive.status == health_pb2.HealthCheckResponse.SERVING
     # Nor is the watch waited for, which is still open: that would take the whole grace.
     assert await asyncio.to_thread(_exit_code, server) == 0
+
+
+async def test_an_orderly_end_warns_of_nothing(server: ServerProcess, api: Api) -> None:
+    await api.catalog.BatchUpsertItems(pb.BatchUpsertItemsRequest(items=[pb.Item(item_id="a", title="A")]))
+    for number in range(20):
+        event = events_pb.Event(event_type="view", user_id=f"u{number}", item_id="a")
+        await api.ingestion.RecordEvent(events_pb.RecordEventRequest(event=event))
+        await api.recommendations.Recommend(recommend_pb.RecommendRequest(user_id=f"u{number}"))
+    _send(server, signal.SIGTERM)
+    assert await asyncio.to_thread(_exit_code, server) == 0
+    assert server.log.read_text(encoding="utf-8") == ""
 
 
 async def test_a_second_signal_ends_the_process_at_once(server: ServerProcess, api: Api) -> None:

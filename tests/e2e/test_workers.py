@@ -158,6 +158,36 @@ async def test_sigterm_lets_calls_in_flight_end_at_all_workers(
         assert await workers.ended() == 0
 
 
+async def test_a_second_signal_ends_the_parent_and_its_workers_at_once(
+    settings: Settings, new_tenant: Tenant, tenant_key: str
+) -> None:
+    with running_workers(settings, 2, RECSVC_SERVER__DRAIN_S="60") as workers:
+        await workers.serve(2)
+        pids = workers.pids
+        async with callers(workers, tenant_key, 2) as apis, _locked_item(settings, new_tenant):
+            calls = await _in_flight(workers, apis)
+            workers.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while len(workers.said("draining")) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            workers.process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(workers.process.wait, 5) == 128 + signal.SIGINT
+            async with asyncio.timeout(5):
+                while any(_is_alive(pid) for pid in pids):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert set(await asyncio.gather(*calls)) == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_sigterm_ends_a_parent_that_waits_for_postgresql(settings: Settings) -> None:
+    with running_workers(settings, 2, RECSVC_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none") as workers:
+        async with asyncio.timeout(30):
+            while not workers.said("start.waiting"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        workers.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(workers.process.wait, 10) == 0
+        assert "Traceback" not in workers.log.read_text(encoding="utf-8")
+
+
 async def test_workers_end_when_their_parent_is_killed(settings: Settings) -> None:
     with running_workers(settings, 2) as workers:
         await workers.serve(2)

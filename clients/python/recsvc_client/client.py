@@ -14,7 +14,6 @@ from collections.abc import (
     Sequence,
 )
 from datetime import datetime, timedelta
-from importlib.resources import files
 from typing import Any, Self, TypeAlias, TypeVar
 
 import grpc
@@ -32,15 +31,13 @@ from recsvc_client.gen.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 from recsvc_client.gen.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from recsvc_client.gen.v1.user_service_pb2_grpc import UserServiceStub
 from recsvc_client.repeating import Repeating
+from recsvc_client.service_config import SERVICE_CONFIG
 
 _Response = TypeVar("_Response")
 _Element = TypeVar("_Element")
 BulkElement: TypeAlias = str | tuple[str, Mapping[str, Any]]
 """A user id, or a key with the fields of RecommendRequest."""
 _IMPORT_CHUNK = 1000
-# Which calls are repeated when the service could not be reached (events too: each gets an id, so that the service
-# stores it once), how calls go to several servers, and how much repeating is too much.
-SERVICE_CONFIG = (files("recsvc_client") / "service_config.json").read_text(encoding="utf-8")
 
 
 class Client:

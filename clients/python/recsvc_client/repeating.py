@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from recsvc_client.errors import RecsvcError, explained
+from recsvc_client.service_config import THROTTLING
 
 _ATTEMPTS = 4
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
-# The throttling of gRFC A6: while about every sixth call fails, failures are passed on.
-_MOST_TOKENS, _TOKENS_BACK = 20.0, 0.2
 _REPEATED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED"})
 _Answer = TypeVar("_Answer")
 
@@ -27,7 +26,7 @@ class Repeating:
     """Repeats calls of one client; its budget is common to all of them."""
 
     def __init__(self) -> None:
-        self._tokens = _MOST_TOKENS
+        self._tokens = THROTTLING.most
 
     async def answer(self, attempt: Callable[[float], Awaitable[_Answer]], timeout_s: float) -> _Answer:
         """What an attempt answers, the first or one that comes after as long as the service asked for.
@@ -44,10 +43,10 @@ class Repeating:
                 if error.code in _REPEATED:
                     self._tokens = max(0.0, self._tokens - 1.0)
                 pause_s = _pause_before_another(error, failures)
-                if pause_s is None or self._tokens <= _MOST_TOKENS / 2 or time.monotonic() + pause_s >= until:
+                if pause_s is None or self._tokens <= THROTTLING.most / 2 or time.monotonic() + pause_s >= until:
                     raise
             else:
-                self._tokens = min(_MOST_TOKENS, self._tokens + _TOKENS_BACK)
+                self._tokens = min(THROTTLING.most, self._tokens + THROTTLING.back)
                 return answer
             await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
