@@ -6,7 +6,6 @@ answer, only for a fast one.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,12 +19,13 @@ from redis.exceptions import RedisError, ResponseError
 
 from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.breaker import Breaker, BreakerOpen
+from recsvc.resilience.retries import Retries, RetryPolicy
 from recsvc.settings import CacheSettings
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-_PUBLISH_ATTEMPTS = 3
-_BACKOFF = Backoff(first_s=0.05, longest_s=0.2)
+_PUBLISH_AGAIN = RetryPolicy(attempts=3, backoff=Backoff(first_s=0.05, longest_s=0.2), longest_s=2.0)
+_UNANSWERED = (RedisError, OSError, TimeoutError)
 _COMMANDS = ("ping", "get", "set", "raise_versions", "take_permits", "publish")
 
 
@@ -55,6 +55,7 @@ class RedisClient:
             is_failure=lambda error: not isinstance(error, ResponseError),
             on_change=metrics.breaker_changed("redis"),
         )
+        self._retries = Retries(metrics.retried)
         self._redis = aioredis.Redis.from_url(
             url,
             socket_timeout=settings.timeout_s,
@@ -114,17 +115,17 @@ class RedisClient:
         Tried some times, whatever the breaker says: what is told this way is rare, and waited for by servers that may
         have found Redis again before this one has.
         """
-        for failures in range(1, _PUBLISH_ATTEMPTS + 1):
-            try:
-                with self._seconds["publish"].time():
-                    await self._redis.publish(channel, text)
-            except (RedisError, OSError, TimeoutError) as error:
-                self._note(error)
-                if failures < _PUBLISH_ATTEMPTS:
-                    await asyncio.sleep(_BACKOFF.pause_s(failures))
-            else:
-                return True
-        return False
+
+        async def publish() -> None:
+            with self._seconds["publish"].time():
+                await self._redis.publish(channel, text)
+
+        try:
+            await self._retries.run("publish", publish, _PUBLISH_AGAIN, lambda error: isinstance(error, _UNANSWERED))
+        except _UNANSWERED as error:
+            self._note(error)
+            return False
+        return True
 
     def subscription(self) -> Any:
         """A connection that hears what is published; an async context manager. Its user bounds the waits."""

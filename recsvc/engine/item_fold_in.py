@@ -18,7 +18,6 @@ from recsvc.domain.errors import DomainError
 from recsvc.domain.ids import ItemKey, TenantKey
 from recsvc.storage.changes import Changes
 from recsvc.storage.content import ContentRepository, Derived, Deriving, DueItem
-from recsvc.storage.retries import despite_deadlocks
 
 _log = structlog.get_logger(__name__)
 BATCH = 100
@@ -57,7 +56,7 @@ class ItemFoldIn:
                     await deriving.store(await _derived(deriving, deriving.calibration, due))
                 return deriving.handled, deriving.version
 
-        count, version = await despite_deadlocks(derive)
+        count, version = await self._content.despite_deadlocks(derive)
         if version is not None:
             await self._changes.tenant_changed(tenant_key, version)
         return count

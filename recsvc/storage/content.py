@@ -8,10 +8,10 @@ that a crash leaves the marks where they were.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey
 from recsvc.storage import binary_copy
 from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, execute
+from recsvc.storage.retries import despite_deadlocks
 from recsvc.storage.statements import load
 from recsvc.storage.tenants import raise_version
 
@@ -35,6 +36,7 @@ _CHUNK = 5000
 _BLOCK_ROWS = 1024
 # Newest first. More users than these change a direction little; the events of a user beyond these are old.
 _EVIDENCE_EVENTS, _EVIDENCE_USERS, _USER_EVENTS = 500, 50, 100
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,10 @@ class ContentRepository:
             await execute(connection, _SQL["prefer_indexes"])
             cursor = await execute(connection, _SQL["tenants_with_due_items"])
             return [TenantKey(row["tenant_key"]) for row in await cursor.fetchall()]
+
+    async def despite_deadlocks(self, derive: Callable[[], Awaitable[_Result]]) -> _Result:
+        """The result of work that takes a turn by `deriving`, done again when its transaction ended in a deadlock."""
+        return await despite_deadlocks(self._database, "derive_vectors", derive)
 
     @asynccontextmanager
     async def deriving(self, tenant_key: TenantKey) -> AsyncIterator[Deriving | None]:

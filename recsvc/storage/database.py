@@ -2,7 +2,7 @@
 
 Every request runs in a transaction that takes the role `recsvc_app` and names its tenant, so that row-level security
 stands behind the tenant predicate of each statement. Nothing is set outside a transaction, so PgBouncer in
-transaction mode may stand between. Failures of the connection become StorageUnavailable here and nowhere else.
+transaction mode may stand between. Failures of the connection are told by `failures`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ import psycopg
 from pgvector.psycopg import register_vector_async
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
+from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.breaker import Breaker, BreakerOpen
 from recsvc.resilience.in_time import in_time
+from recsvc.resilience.retries import Retries, RetryPolicy
 from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
+from recsvc.storage.failures import ConnectionLost, translated_errors
 from recsvc.storage.statements import UNNAMED, name_of
 from recsvc.storage.traced_cursors import sql_span
 from recsvc.telemetry.metrics import Metrics
@@ -40,6 +43,8 @@ _ON_ITS_WAY_S = 2.0
 _TRIVIAL, _READ = "trivial", "read"
 _LEAST_A_SECOND = {_TRIVIAL: 1, _READ: 5}
 _JITTER = 0.25
+# A second one finds what took the place of a connection that had died; who is silent is waited for only once.
+_READ_AGAIN = RetryPolicy(attempts=2, backoff=Backoff(first_s=0.01, longest_s=0.01), longest_s=1.0)
 Query = sql.Composed | sql.SQL | bytes
 Params = Mapping[str, object]
 
@@ -74,6 +79,7 @@ class Database:
         self._show_slowness = metrics.breaker_changed(f"{name}_slow")
         self._pool_wait = metrics.pool_wait_seconds.labels(name)
         self._statement_times = metrics.statement_times
+        self.retries = Retries(metrics.retried)
         self._prober: asyncio.Task[None] | None = None
         self._generation = 0
         self._breaker = Breaker(
@@ -273,6 +279,17 @@ class Database:
         *,
         setting: Query | None = None,
     ) -> list[DictRow]:
+        """The rows of `run_once`, for statements that change nothing: once more if the connection turns out dead."""
+        return await self.retries.run(
+            "read",
+            lambda: self.run_once(tenant_key, query, params, setting=setting),
+            _READ_AGAIN,
+            lambda error: isinstance(error, ConnectionLost),
+        )
+
+    async def run_once(
+        self, tenant_key: TenantKey, query: str | sql.Composed, params: Params, *, setting: Query | None = None
+    ) -> list[DictRow]:
         """Run one statement for a tenant in a single round trip: begin, enter, statement and commit go out together.
 
         setting: one more statement before it (SET LOCAL of a planner or index option).
@@ -331,43 +348,3 @@ def _milliseconds(seconds: float) -> str:
 
 def _as_query(query: str | sql.Composed) -> sql.Composed | bytes:
     return query.encode() if isinstance(query, str) else query
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn failures to reach PostgreSQL, or to be answered in time, into the domain's errors."""
-    try:
-        with _mapped_errors():
-            yield
-    except Exception as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            # The driver tells of the statement that it cancelled for us; what happened is our own cancellation, and
-            # who swallowed it would go on for ever.
-            raise asyncio.CancelledError from error
-        raise
-
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except (PoolTimeout, TooManyRequests, PoolClosed) as error:
-        raise StorageUnavailable from error
-    except psycopg.errors.QueryCanceled as error:
-        raise DeadlinePassed from error
-    except (
-        psycopg.errors.AdminShutdown,
-        psycopg.errors.CannotConnectNow,
-        psycopg.errors.TooManyConnections,
-        psycopg.errors.DiskFull,
-        psycopg.errors.ReadOnlySqlTransaction,
-    ) as error:
-        raise StorageUnavailable from error
-    except psycopg.OperationalError as error:
-        # Without an SQLSTATE the connection itself failed; with one the statement did.
-        if error.sqlstate is None or error.sqlstate.startswith(("08", "57", "53")):
-            raise StorageUnavailable from error
-        raise
-    except (ConnectionError, asyncio.IncompleteReadError) as error:
-        raise StorageUnavailable from error

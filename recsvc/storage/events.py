@@ -18,19 +18,22 @@ from psycopg.types.json import Jsonb
 
 from recsvc.domain.cleaning import clean_event
 from recsvc.domain.consistency import STRONG, Consistency
-from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
+from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound, StorageUnavailable
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
 from recsvc.domain.users import UserKind
+from recsvc.resilience.backoff import Backoff
+from recsvc.resilience.retries import RetryPolicy
 from recsvc.storage.changes import Changes
 from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, execute
+from recsvc.storage.failures import ConnectionLost, NoConnection
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
 from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.replicas import Replicas
-from recsvc.storage.retries import despite_deadlocks
+from recsvc.storage.retries import CONFLICTS, despite_deadlocks
 from recsvc.storage.statements import compose, load
 
 _SQL = load("events")
@@ -53,7 +56,7 @@ _COPY_TYPES = (
 )
 _EXPORT_TIMEOUT_S = 3600.0
 # One for the month, and some for items and users that others delete, merge and create again meanwhile.
-_ATTEMPTS = 6
+_AGAIN = RetryPolicy(attempts=6, backoff=Backoff(first_s=0.01, longest_s=0.1), longest_s=4.0)
 _EXPORT_CHUNK = 1000
 # So many are judged before others have their turn: the most hostile of them take a millisecond each.
 _JUDGED_AT_ONCE = 50
@@ -110,10 +113,13 @@ class EventRepository:
         # An event_id that stands twice is stored once; the later ones are duplicates of the first.
         first = {event.event_id: event for event in reversed(good)}
         written = await self._write_retrying(tenant_key, first, timeout_s)
-        if written.versions:
-            await self._changes.users_changed(tenant_key, written.versions)
-            if count_at_once:
-                await self._counters.count_all()
+        repeated = [first[EventId(event_id)] for event_id, refusal in written.not_stored.items() if refusal is None]
+        # Whoever stored these may have died, or lost the answer, before it could say so.
+        versions = {**await self._present_versions(tenant_key, repeated), **written.versions}
+        if versions:
+            await self._changes.users_changed(tenant_key, versions)
+        if written.versions and count_at_once:
+            await self._counters.count_all()
         return _outcomes(judged, written.not_stored)
 
     async def list(
@@ -166,27 +172,39 @@ class EventRepository:
                 cursor = await execute(connection, _SQL["delete_expired"], {"limit": limit})
                 return list(await cursor.fetchall())
 
-        rows = await despite_deadlocks(delete)
+        rows = await despite_deadlocks(self._database, "delete_expired", delete)
         for row in rows:
             versions = dict(zip(row["user_keys"] or (), row["versions"] or (), strict=True))
             await self._changes.users_changed(TenantKey(row["tenant_key"]), versions)
         return sum(row["deleted"] for row in rows)
 
     async def _write_retrying(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return await self._write_once(tenant_key, events, timeout_s)
-            except psycopg.errors.CheckViolation:
+        async def make_way(error: Exception) -> None:
+            if isinstance(error, psycopg.errors.CheckViolation):
                 # No partition for this month yet: the month has just begun.
                 await self._ensure_partitions([event.event_time for event in events.values()])
-            except (psycopg.errors.ForeignKeyViolation, psycopg.errors.DeadlockDetected):
-                # An item or user was deleted at the same moment: look again.
-                continue
-        return await self._write_once(tenant_key, events, timeout_s)
+
+        try:
+            return await self._database.retries.run(
+                "write_events",
+                lambda: self._write_once(tenant_key, events, timeout_s),
+                _AGAIN,
+                self._is_worth_another,
+                before_another=make_way,
+            )
+        except psycopg.errors.DeadlockDetected as error:
+            raise StorageUnavailable from error
+
+    def _is_worth_another(self, error: Exception) -> bool:
+        """Events have ids, so that writing them twice stores them once, whatever became of the first attempt."""
+        if isinstance(error, NoConnection):
+            # One will be free; while the server is away none would.
+            return self._database.is_slow()
+        return isinstance(error, (*CONFLICTS, psycopg.errors.CheckViolation, ConnectionLost))
 
     async def _write_once(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
         if len(events) < _COPY_FROM:
-            rows = await self._database.fetch_all(
+            rows = await self._database.run_once(
                 tenant_key, _WRITE_ARRAYS, {"tenant": tenant_key, **_arrays(events.values())}
             )
         else:
@@ -199,6 +217,15 @@ class EventRepository:
             not_stored={row["event_id"]: _refusal(row, events[row["event_id"]]) for row in not_stored},
             versions=dict(zip(touched["user_keys"] or (), touched["versions"] or (), strict=True)),
         )
+
+    async def _present_versions(self, tenant_key: TenantKey, events: Sequence[Event]) -> dict[UserKey, int]:
+        """Of the users that these stored events are of."""
+        if not events:
+            return {}
+        arrays = _arrays(events)
+        params = {"tenant": tenant_key, "kinds": arrays["kinds"], "user_ids": arrays["user_ids"]}
+        rows = await self._database.fetch_all(tenant_key, _SQL["present_versions"], params)
+        return {UserKey(row["user_key"]): row["version"] for row in rows}
 
     async def _ensure_partitions(self, moments: Sequence[datetime]) -> None:
         async with self._database.service_transaction() as connection:

@@ -6,17 +6,13 @@ many at a time. Each is added exactly once: it is taken out in the transaction t
 
 from __future__ import annotations
 
-from psycopg.errors import ForeignKeyViolation
-
 from recsvc.domain.recommendations import POPULARITY_HALF_LIFE
 from recsvc.storage.database import Database, execute
-from recsvc.storage.retries import despite_deadlocks
+from recsvc.storage.retries import CONFLICTS, despite_deadlocks
 from recsvc.storage.statements import load
 
 _SQL = load("item_counters")
 _BATCHES = 50
-# One more for every item that is deleted at the same moment.
-_ATTEMPTS = 4
 
 
 class ItemCounterRepository:
@@ -32,13 +28,7 @@ class ItemCounterRepository:
 
     async def count_once(self) -> int:
         """Add up the oldest notes of all tenants; returns how many batches of events they were of."""
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return await despite_deadlocks(self._count)
-            except ForeignKeyViolation:
-                # An item was deleted at the same moment: look again.
-                continue
-        return await despite_deadlocks(self._count)
+        return await despite_deadlocks(self._database, "count_signals", self._count, worth_another=CONFLICTS)
 
     async def _count(self) -> int:
         async with self._database.service_transaction() as connection:

@@ -146,7 +146,7 @@ class ItemRepository:
                 return outcome.item, await raise_version(connection, tenant_key)
             return None
 
-        while (written := await despite_deadlocks(write)) is None:
+        while (written := await despite_deadlocks(self._database, "write_item", write)) is None:
             continue
         item, version = written
         await self._changes.tenant_changed(tenant_key, version)
@@ -171,7 +171,7 @@ class ItemRepository:
                 outcomes = await self._write(connection, tenant_key, items, path)
                 return outcomes, await raise_version(connection, tenant_key)
 
-        outcomes, version = await despite_deadlocks(write)
+        outcomes, version = await despite_deadlocks(self._database, "write_items", write)
         await self._changes.tenant_changed(tenant_key, version)
         return outcomes
 
@@ -225,7 +225,7 @@ class ItemRepository:
                 cursor = await execute(connection, _SQL["delete_items"], params)
                 return await cursor.fetchall(), await raise_version(connection, tenant_key)
 
-        rows, version = await despite_deadlocks(delete)
+        rows, version = await despite_deadlocks(self._database, "delete_items", delete)
         await self._changes.tenant_changed(tenant_key, version)
         dirty = {UserKey(row["user_key"]): row["version"] for row in rows if row["user_key"] is not None}
         if dirty:

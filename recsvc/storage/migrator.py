@@ -13,7 +13,7 @@ from importlib import resources
 
 import psycopg
 
-from recsvc.storage.database import translated_errors
+from recsvc.storage.failures import translated_errors
 
 # Any constant will do, as long as every version of the service uses the same.
 _LOCK = 7_264_737_663

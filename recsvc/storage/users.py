@@ -158,7 +158,7 @@ class UserRepository:
                 erased: DictRow = await cursor.fetchone()
                 return erased
 
-        row = await despite_deadlocks(erase)
+        row = await despite_deadlocks(self._database, "erase_user", erase)
         if row is None:
             return Erasure(events=0, shown=0, states=0, users=0)
         await self._changes.users_changed(tenant_key, {UserKey(row["user_key"]): 0})
@@ -213,7 +213,7 @@ class UserRepository:
                 versions = {UserKey(source["user_key"]): 0, UserKey(target["user_key"]): moved["version"]}
                 return Merge(_user(target), moved["moved"]), versions
 
-        merged, versions = await despite_deadlocks(merge)
+        merged, versions = await despite_deadlocks(self._database, "merge_users", merge)
         if versions:
             await self._changes.users_changed(tenant_key, versions)
         return merged

@@ -32,6 +32,7 @@ _STILL = {
     "recsvc_breaker_changes": "nothing fails here",
     "recsvc_redis_failures": "Redis answers",
     "recsvc_degraded_answers": "PostgreSQL answers",
+    "recsvc_retries": "nothing fails here",
     "recsvc_trace_spans": "tracing is off",
     "recsvc_replica_lag_seconds": "there is no replica",
     "recsvc_shown_dropped": "the queue does not fill",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
 import pytest
 
-from recsvc.domain.errors import DeadlinePassed
+from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
+from recsvc.settings import Settings
 from recsvc.storage.database import Database
+from recsvc.storage.retries import despite_deadlocks
+from recsvc.telemetry.metrics import Metrics
 
 
 async def _sleepers(database: Database) -> int:
@@ -58,3 +62,27 @@ async def test_a_call_beyond_its_time_is_ended(database: Database, tenant: Tenan
         async with database.tenant_transaction(tenant, timeout_s=0.1) as connection:
             await connection.execute(b"SELECT pg_sleep(60)")
     assert await _sleepers(database) == 0
+
+
+async def test_a_read_that_meets_a_dead_connection_is_answered_by_another(
+    database_url: str, settings: Settings, database: Database, tenant: TenantKey
+) -> None:
+    metrics = Metrics()
+    single = settings.postgres.model_copy(update={"pool_min_size": 1, "pool_size": 1})
+    async with Database(database_url, single, metrics) as reader:
+        (before,) = await reader.fetch_all(tenant, "SELECT pg_backend_pid() AS pid", {})
+        # As a restart of PostgreSQL between two calls does; the pool does not know yet.
+        async with database.connection() as connection:
+            await connection.execute(b"SELECT pg_terminate_backend(%s, 5000)", [before["pid"]])
+        (after,) = await reader.fetch_all(tenant, "SELECT pg_backend_pid() AS pid", {})
+    assert after["pid"] != before["pid"]
+    retried = metrics.registry.get_sample_value("recsvc_retries_total", {"operation": "read", "outcome": "answered"})
+    assert retried == 1
+
+
+async def test_a_transaction_that_ends_in_a_deadlock_again_and_again_is_told_to_come_back(database: Database) -> None:
+    async def transaction() -> None:
+        raise psycopg.errors.DeadlockDetected
+
+    with pytest.raises(StorageUnavailable):
+        await despite_deadlocks(database, "test", transaction)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
+import pytest
+from psycopg.rows import DictRow
 
 from recsvc.app import Storage
 from recsvc.domain.catalog import Item
@@ -13,6 +16,7 @@ from recsvc.domain.decay import log2_sum, log2_value, seconds_since_epoch
 from recsvc.domain.events import Event, Recorded
 from recsvc.domain.ids import EventId, ItemId, TenantKey, UserId
 from recsvc.storage.events import EventRepository
+from recsvc.storage.failures import ConnectionLost
 from tests.conftest import RecordedChanges
 
 _NOW = datetime.now(UTC)
@@ -66,6 +70,29 @@ async def test_every_touched_user_is_announced_with_a_higher_version(
     assert len(first) == 2
     ((user, version),) = second.items()
     assert version > first[user]
+
+
+async def test_an_event_whose_first_answer_was_lost_is_stored_once_and_its_user_announced(
+    storage: Storage, tenant: TenantKey, changes: RecordedChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _items(storage, tenant)
+    writer = EventRepository(storage.database, storage.replicas, changes, storage.counters, longest_transaction_s=60)
+    run_once, answers = storage.database.run_once, 0
+
+    async def lose_the_first_answer(*args: Any, **kwargs: Any) -> list[DictRow]:
+        nonlocal answers
+        rows = await run_once(*args, **kwargs)
+        answers += 1
+        if answers == 1:
+            raise ConnectionLost
+        return rows
+
+    monkeypatch.setattr(storage.database, "run_once", lose_the_first_answer)
+    (outcome,) = await writer.write(tenant, [_event(1)])
+    assert isinstance(outcome, Recorded)
+    ((_, announced),) = changes.users
+    assert len(announced) == 1
+    assert [len(chunk) async for _, chunk in storage.events.export(tenant, None, None, _NOW)] == [1]
 
 
 async def test_an_event_of_a_month_without_a_partition_is_stored(storage: Storage, tenant: TenantKey) -> None:

@@ -70,6 +70,13 @@ unnest(%(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[], %(
     AS n (event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id, context,
           properties);
 
+-- present_versions --
+-- The versions of the states of these users.
+SELECT DISTINCT s.user_key, s.version
+FROM unnest(%(kinds)s::smallint[], %(user_ids)s::text[]) AS asked (kind, user_id)
+JOIN users u ON u.tenant_key = %(tenant)s AND u.kind = asked.kind AND u.user_id = asked.user_id
+JOIN user_state s ON s.tenant_key = u.tenant_key AND s.user_key = u.user_key;
+
 -- create_incoming --
 -- Where a large batch is copied to before it is written.
 CREATE TEMPORARY TABLE incoming_events (

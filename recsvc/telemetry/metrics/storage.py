@@ -85,6 +85,16 @@ class StorageMetrics(Registered):
         self.reads = self._counter(
             "recsvc_reads_total", "Reads that may be a little old, by the server that was asked.", "target"
         )
+        self.retries = self._counter(
+            "recsvc_retries_total",
+            "Further attempts at what had failed: answered or failed; no_time and no_budget for those not made.",
+            "operation",
+            "outcome",
+        )
+
+    def retried(self, operation: str, outcome: str) -> None:
+        """Count a further attempt, or that there was none."""
+        self.retries.labels(operation, outcome).inc()
 
     def breaker_changed(self, dependency: str) -> Callable[[str], None]:
         """What a breaker tells its state to: "closed", "half-open" or "open"."""
