@@ -28,6 +28,8 @@ from recsvc.embedded import embedded_servers
 from recsvc.engine import ranking
 from recsvc.engine.attribution import Attribution
 from recsvc.engine.candidate_finder import CandidateFinder
+from recsvc.engine.census import Census
+from recsvc.engine.coverage import CatalogCoverage
 from recsvc.engine.event_writer import EventWriter
 from recsvc.engine.fallback import Fallback
 from recsvc.engine.fold_in import FoldIn
@@ -83,6 +85,7 @@ from recsvc.storage.shown import ShownRepository
 from recsvc.storage.similar_items import SimilarItemRepository
 from recsvc.storage.similar_users import SimilarUserRepository
 from recsvc.storage.snapshots import SnapshotRepository
+from recsvc.storage.statistics import StatisticsRepository
 from recsvc.storage.tenants import TenantRepository
 from recsvc.storage.traced_cursors import traced_cursors
 from recsvc.storage.training_runs import TrainingRunRepository
@@ -205,7 +208,7 @@ async def open_storage(settings: Settings, *, wait_s: float = 0.0) -> AsyncItera
         await arrival(
             "PostgreSQL", partial(migrate, urls.database_url), is_absence=StorageUnavailable, at_most_s=wait_s
         )
-        metrics = Metrics()
+        metrics = Metrics(settings.metrics.tenants)
         database = await stack.enter_async_context(Database(urls.database_url, settings.postgres, metrics))
         found = await look(database)
         if found.condition is Condition.UNFIT:
@@ -316,7 +319,10 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         storage = await stack.enter_async_context(open_storage(settings, wait_s=settings.server.start_wait_s))
         traces = await stack.enter_async_context(open_tracing(storage))
         await _redis_arrival(storage)
-        shown = await stack.enter_async_context(ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue))
+        coverage = CatalogCoverage(storage.redis)
+        shown = await stack.enter_async_context(
+            ShownLog(storage.shown, storage.metrics, settings.engine.shown_queue, coverage)
+        )
         await store_bootstrap_keys(storage)
         engine = build_engine(storage, shown=shown)
         await stack.enter_async_context(engine.finder)
@@ -328,7 +334,10 @@ async def running_service(settings: Settings, *, expose_metrics: bool = True) ->
         }
         carried = traces.carried if traces is not None else dict
         runner = await stack.enter_async_context(
-            TrainingRunner(storage.training_runs, storage.models, environment, carried)
+            TrainingRunner(storage.training_runs, storage.models, environment, storage.metrics, carried)
+        )
+        await stack.enter_async_context(
+            Census(StatisticsRepository(storage.database), coverage, storage.metrics, settings.metrics.census_s)
         )
         attribution = await stack.enter_async_context(Attribution(storage.shown, storage.metrics))
         writer = await stack.enter_async_context(

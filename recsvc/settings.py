@@ -205,6 +205,22 @@ class AccessLogSettings(BaseModel):
     lines_per_second: int = Field(100, ge=1, description="Calls that each process logs at most within a second.")
 
 
+class MetricsSettings(BaseModel):
+    """What /metrics tells."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tenants: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="How many tenants each process tells apart by name, the busiest ones; the rest are other. 0: none.",
+    )
+    census_s: float = Field(
+        30.0, gt=0, description="How often what is stored, models and training runs are looked at, for gauges."
+    )
+
+
 class LimitSettings(BaseModel):
     """What each tenant may do unless its own settings (RateLimits) say otherwise."""
 
@@ -352,6 +368,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     audit: AuditSettings = AuditSettings()
     access_log: AccessLogSettings = AccessLogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     limits: LimitSettings = LimitSettings()
     engine: EngineSettings = EngineSettings()
     writer: WriterSettings = WriterSettings()

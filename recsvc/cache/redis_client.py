@@ -26,7 +26,7 @@ from recsvc.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 _PUBLISH_AGAIN = RetryPolicy(attempts=3, backoff=Backoff(first_s=0.05, longest_s=0.2), longest_s=2.0)
 _UNANSWERED = (RedisError, OSError, TimeoutError)
-_COMMANDS = ("ping", "get", "set", "raise_versions", "take_permits", "publish")
+_COMMANDS = ("ping", "get", "set", "raise_versions", "take_permits", "publish", "sketch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,28 @@ class RedisClient:
             self._note(error)
             return False
         return True
+
+    async def add_to_sketch(self, key: str, members: Sequence[str], life_s: float) -> bool:
+        """Have a HyperLogLog count these members; returns whether it does. life_s: how long it is kept from now on."""
+        try:
+            with self._breaker.guard(), self._seconds["sketch"].time():
+                async with self._redis.pipeline(transaction=False) as pipeline:
+                    pipeline.pfadd(key, *members)
+                    pipeline.expire(key, int(life_s))
+                    await pipeline.execute()
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self._note(error)
+            return False
+        return True
+
+    async def sketch_size(self, key: str) -> int | None:
+        """About how many different members a HyperLogLog has counted; None when Redis does not answer."""
+        try:
+            with self._breaker.guard(), self._seconds["sketch"].time():
+                return int(await self._redis.pfcount(key))
+        except (RedisError, OSError, TimeoutError, BreakerOpen) as error:
+            self._note(error)
+            return None
 
     async def publish(self, channel: str, text: str) -> bool:
         """Tell whoever listens; returns whether Redis took it.

@@ -15,6 +15,7 @@ import structlog
 
 from recsvc.domain.errors import DomainError, StorageUnavailable
 from recsvc.domain.ids import TenantKey
+from recsvc.engine.coverage import CatalogCoverage
 from recsvc.resilience.background import Background
 from recsvc.storage.shown import ShownList, ShownRepository
 from recsvc.telemetry.metrics import Metrics
@@ -29,8 +30,16 @@ _ROOM_TIMEOUT_S = 5.0
 class ShownLog:
     """An async context manager; leaving it writes what is still queued."""
 
-    def __init__(self, repository: ShownRepository, metrics: Metrics, capacity: int) -> None:
+    def __init__(
+        self,
+        repository: ShownRepository,
+        metrics: Metrics,
+        capacity: int,
+        coverage: CatalogCoverage | None = None,
+    ) -> None:
+        """coverage: told which items were shown."""
         self._repository = repository
+        self._coverage = coverage
         self._metrics = metrics
         self._queue: asyncio.Queue[tuple[TenantKey, ShownList]] = asyncio.Queue(capacity)
         self._unwritten: dict[TenantKey, list[ShownList]] = {}
@@ -79,6 +88,8 @@ class ShownLog:
             for tenant_key, lists in list(self._unwritten.items()):
                 try:
                     await self._repository.insert(tenant_key, lists)
+                    if self._coverage is not None:
+                        await self._coverage.add(tenant_key, [item for shown in lists for item in shown.item_ids])
                 except StorageUnavailable:
                     # Writing them twice changes nothing, so they wait for the next round.
                     return

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Self
 
@@ -18,6 +19,7 @@ from recsvc.domain.models import TrainingRun, TrainingState
 from recsvc.storage.models import ModelRepository
 from recsvc.storage.training_runs import TrainingRunRepository
 from recsvc.telemetry.exposition import FOLDER_VARIABLE
+from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 0.5
@@ -36,6 +38,7 @@ class TrainingRunner:
         runs: TrainingRunRepository,
         models: ModelRepository,
         environment: Mapping[str, str],
+        metrics: Metrics,
         carried: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """environment: variables that tell the training process where the servers are; carried: those of the call that
@@ -45,6 +48,7 @@ class TrainingRunner:
         self._runs = runs
         self._environment = environment
         self._carried = carried
+        self._seconds = metrics.training_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -107,6 +111,7 @@ class TrainingRunner:
                 command += [flag, str(value)]
         inherited = {name: value for name, value in os.environ.items() if name != FOLDER_VARIABLE}
         process: asyncio.subprocess.Process | None = None
+        start, outcome = time.monotonic(), "failed"
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -116,6 +121,7 @@ class TrainingRunner:
                 stderr=asyncio.subprocess.PIPE,
             )
             _, errors = await process.communicate()
+            outcome = "failed" if process.returncode else "succeeded"
             if process.returncode:
                 said = error_lines(errors.decode(errors="replace"))
                 _log.error("training.failed", run_id=run.training_run_id, exit_code=process.returncode, output=said)
@@ -124,10 +130,13 @@ class TrainingRunner:
             _log.exception("training.not_started", run_id=run.training_run_id)
             await self._fail(tenant_key, run, f"the training process could not be started: {error.strerror}")
         except asyncio.CancelledError:
+            outcome = "stopped"
             if process is not None:
                 await _stop(process)
             await self._fail(tenant_key, run, "the server was stopped")
             raise
+        finally:
+            self._seconds.labels(outcome).observe(time.monotonic() - start)
 
     async def _fail(self, tenant_key: TenantKey, run: TrainingRun, error: str) -> None:
         try:

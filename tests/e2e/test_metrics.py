@@ -16,7 +16,7 @@ from recsvc.cli.tenants import new_key
 from recsvc.domain.tenancy import Scope, Tenant
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
-from recsvc.settings import Settings
+from recsvc.settings import MetricsSettings, Settings
 from recsvc.telemetry.metrics import Metrics
 from tests.api import Api, failure
 from tests.cinema import an_event, open_cinema, train
@@ -39,6 +39,7 @@ _STILL = {
     "recsvc_pool_waiting": "connections do not run out",
     "recsvc_queue_length": "queues are empty again by the time of the scrape",
     "recsvc_events_waiting": "events are written by the time of the scrape",
+    "recsvc_training_runs_under_way": "training has ended by the time of the scrape",
     "recsvc_dirty_users": "states are folded in by the time of the scrape",
     "recsvc_oldest_dirty_user_seconds": "states are folded in by the time of the scrape",
 }
@@ -68,7 +69,8 @@ async def _settled(service: Service) -> Mapping[str, Metric]:
 @asynccontextmanager
 async def _after_traffic(settings: Settings, tenant: Tenant) -> AsyncIterator[Service]:
     """A server of its own that was called in many ways; a list is still being watched."""
-    async with another_server(settings, tenant) as (service, api):
+    often = MetricsSettings(tenants=5, census_s=0.2)
+    async with another_server(settings, tenant, metrics=often) as (service, api):
         await open_cinema(api)
         await train(api)
         await _call(api)

@@ -451,7 +451,7 @@ async def test_who_watches_a_run_that_died_is_told(storage: Storage, tenant: Ten
 
 def _runner(storage: Storage) -> TrainingRunner:
     urls = {"RECSVC_DATABASE_URL": storage.urls.database_url, "RECSVC_REDIS_URL": storage.urls.redis_url}
-    return TrainingRunner(storage.training_runs, storage.models, urls)
+    return TrainingRunner(storage.training_runs, storage.models, urls, storage.metrics)
 
 
 @pytest.fixture

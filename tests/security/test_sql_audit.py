@@ -219,6 +219,8 @@ _OVER_ALL_TENANTS = {
     "content.tenants_with_due_items": "a worker asks whose turn it is",
     "item_counters.count_signals": "a worker adds up what waits, of all tenants at once",
     "shown.delete_old_shown": "a worker deletes what is old, of all tenants at once",
+    "statistics.model_ages": "a metric over all tenants",
+    "statistics.runs_under_way": "a metric over all tenants",
     "tenants.create_tenant": "administration, by the tenant's id",
     "tenants.get_tenant": "administration, by the tenant's id",
     "tenants.list_tenants": "administration: the list of tenants",

@@ -23,6 +23,8 @@ class Observation:
         metrics.read_when_asked(metrics.calls_in_flight, lambda: self._in_flight)
         # To look a metric up by its labels costs as much as to count.
         self._timers: dict[tuple[str, str], Any] = {}
+        self._tenants = metrics.tenant_labels
+        self._tenant_calls: dict[tuple[str, str], Any] = {}
 
     def concerns(self, policy: MethodPolicy) -> bool:
         """All methods."""
@@ -41,8 +43,17 @@ class Observation:
             timer = self._metrics.call_seconds.labels(call.method, call.code)
             self._timers[call.method, call.code] = timer
         timer.observe(duration_s, _exemplar())
+        if call.principal is not None and self._tenants.are_told_apart:
+            self._count_for(call.principal.tenant_id, call.code)
         if error is not None:
             self._metrics.refusals.labels(error.reason.value, error.metadata.get("limit", "")).inc()
+
+    def _count_for(self, tenant_id: str, code: str) -> None:
+        key = (self._tenants.of_caller(tenant_id), code)
+        calls = self._tenant_calls.get(key)
+        if calls is None:
+            calls = self._tenant_calls[key] = self._metrics.tenant_calls.labels(*key)
+        calls.inc()
 
 
 def _exemplar() -> dict[str, str] | None:
