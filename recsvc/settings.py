@@ -348,7 +348,14 @@ class TrainingSettings(BaseModel):
 class Settings(BaseSettings):
     """The whole tree."""
 
-    model_config = SettingsConfigDict(env_prefix="RECSVC_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="RECSVC_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        # A secret under a name that is misspelt is one all the same.
+        hide_input_in_errors=True,
+    )
 
     database_url: SecretStr | None = Field(
         None,

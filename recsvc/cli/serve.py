@@ -39,19 +39,12 @@ def serve(
         server = settings.server.model_copy(update={"workers": workers})
         settings = settings.model_copy(update={"server": server})
     configure(settings.log_level, settings.log_format, calls.about)
-    try:
-        if worker is not None:
-            run_async(serve_until_stopped(settings, count_as_worker(worker)))
-        elif settings.server.workers > 1:
-            run_async(serve_by_workers(settings))
-        else:
-            run_async(serve_until_stopped(settings))
-    except typer.Exit:
-        raise
-    except Exception:
-        # Not left to a traceback, whose message may hold what no log may.
-        _log.exception("service.failed")
-        raise typer.Exit(1) from None
+    if worker is not None:
+        run_async(serve_until_stopped(settings, count_as_worker(worker)))
+    elif settings.server.workers > 1:
+        run_async(serve_by_workers(settings))
+    else:
+        run_async(serve_until_stopped(settings))
 
 
 async def serve_until_stopped(settings: Settings, exemplars: WorkerExemplars | None = None) -> None:
@@ -63,23 +56,31 @@ async def serve_until_stopped(settings: Settings, exemplars: WorkerExemplars | N
     with Signals() as signals:
         if is_worker:
             when_parent_ends(signals.end)
-        async with running_service(settings, expose_metrics=not is_worker) as service:
-            signals.has_started()
-            metrics_port = service.metrics_port
-            _log.info(
-                "service.serving",
-                grpc=f"{settings.server.host}:{service.port}",
-                metrics=f"{settings.server.host}:{metrics_port}" if metrics_port is not None else None,
-            )
-            _collect_garbage_seldom()
-            chores = [_collect_young_garbage(), Reloading(service, settings).when_asked(signals.reload)]
-            if exemplars is not None:
-                chores.append(_write_metrics(service.storage.metrics, exemplars))
-            tasks = [asyncio.create_task(chore) for chore in chores]
-            await signals.stop.wait()
-            for task in tasks:
-                task.cancel()
-            _log.info("service.draining")
+        try:
+            async with running_service(settings, expose_metrics=not is_worker) as service:
+                signals.has_started()
+                metrics_port = service.metrics_port
+                _log.info(
+                    "service.serving",
+                    grpc=f"{settings.server.host}:{service.port}",
+                    metrics=f"{settings.server.host}:{metrics_port}" if metrics_port is not None else None,
+                )
+                _collect_garbage_seldom()
+                chores = [_collect_young_garbage(), Reloading(service, settings).when_asked(signals.reload)]
+                if exemplars is not None:
+                    chores.append(_write_metrics(service.storage.metrics, exemplars))
+                tasks = [asyncio.create_task(chore) for chore in chores]
+                await signals.stop.wait()
+                for task in tasks:
+                    task.cancel()
+                _log.info("service.draining")
+        except Exception:
+            # What fails at the start is about settings, and its message is what an operator needs. What fails later may
+            # be about what callers sent, and is not left to a traceback.
+            if signals.is_starting:
+                raise
+            _log.exception("service.failed")
+            raise typer.Exit(1) from None
     _log.info("service.stopped")
 
 

@@ -52,6 +52,11 @@ class Signals:
         """From now on whoever awaits `stop` ends the service."""
         self._starting = None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the service has not started yet."""
+        return self._starting is not None
+
     def pass_on_to(self, others: Callable[[signal.Signals], None]) -> None:
         """Have others get SIGHUP, too, and SIGKILL before this process ends at once; an orderly end is the business of
         whoever awaits `stop`."""

@@ -171,7 +171,7 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         {"kind": "of what"} | _ERROR,
     ),
     "service.draining": LogEvent("info", "A signal asked for the end; calls in flight may end."),
-    "service.failed": LogEvent("error", "The process ends with an exception that nobody foresaw."),
+    "service.failed": LogEvent("error", "The service, once started, ended with an exception that nobody foresaw."),
     "service.serving": LogEvent(
         "info", "Calls are answered.", {"grpc": "address of gRPC", "metrics": "address of /metrics"}
     ),

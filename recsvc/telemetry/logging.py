@@ -67,10 +67,14 @@ def formatter(about_call: Callable[[], Mapping[str, str]], *, console: bool) -> 
 def set_level(level: str) -> None:
     """Have less said, or more, from now on; level: as the logging module names it.
 
-    Libraries speak from WARNING on: psycopg's pool tells of every connection that is lent at INFO.
+    Libraries speak from WARNING on: below that they tell of single messages and connections.
     """
+    root = logging.getLogger()
     logging.getLogger(_OURS).setLevel(level)
-    logging.getLogger().setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    # Some libraries set levels of their own.
+    for handler in root.handlers:
+        handler.setLevel(level)
 
 
 def flush() -> None:

@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -201,3 +203,31 @@ def test_on_a_terminal_a_line_is_in_colours_and_its_exception_below_it() -> None
     assert "call.failed" in first
     assert second == "ValueError"
     assert "alice" not in written
+
+
+_LEVELS = """
+import logging, sys, structlog
+from recsvc.telemetry.logging import configure, set_level
+configure("ERROR", "json")
+set_level(sys.argv[1])
+for name in ("debug", "info", "warning", "error"):
+    getattr(structlog.get_logger("recsvc.test"), name)("service.stopped")
+    getattr(logging.getLogger("psycopg.pool"), name)("connection requested from %r", "pool")
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "ours", "of_libraries"),
+    [
+        ("DEBUG", ["debug", "info", "warning", "error"], ["warning", "error"]),
+        ("INFO", ["info", "warning", "error"], ["warning", "error"]),
+        ("ERROR", ["error"], ["error"]),
+    ],
+)
+def test_the_level_is_that_of_our_lines_and_libraries_speak_from_warning_on(
+    level: str, ours: list[str], of_libraries: list[str]
+) -> None:
+    done = subprocess.run([sys.executable, "-c", _LEVELS, level], capture_output=True, timeout=60, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["level"] for line in lines if line["event"] == "service.stopped"] == ours
+    assert [line["level"] for line in lines if line["event"] == "library"] == of_libraries

@@ -35,3 +35,13 @@ def test_a_file_that_is_named_must_be_there(file: Path) -> None:
     file.unlink()
     with pytest.raises(FileNotFoundError, match="RECSVC_SETTINGS_FILE: there is no file"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "line", ["RECSVC_PAGE_TOKEN_SECRETS=hush", 'RECSVC_POSTGRES={"replica_urls": 1, "pool_size": "hush"}']
+)
+def test_what_was_set_wrongly_is_named_and_not_repeated(file: Path, line: str) -> None:
+    file.write_text(f"{line}\n", encoding="utf-8")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert "hush" not in str(refused.value)
