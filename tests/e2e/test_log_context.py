@@ -1,0 +1,51 @@
+"""Lines that storage, cache and engine log while a call is being answered name the call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsvc.app import Storage
+from recsvc.domain.tenancy import Tenant
+from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from tests.api import Api
+from tests.chaos.installation import ServerProcess
+from tests.ports import free_port
+
+
+@pytest.fixture
+def without_redis(storage: Storage, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server that logs a line whenever it asks Redis."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RECSVC_")}
+    environment = kept | {
+        "RECSVC_DATABASE_URL": storage.urls.database_url,
+        "RECSVC_REDIS_URL": f"redis://127.0.0.1:{free_port()}",
+        "RECSVC_SERVER__START_WAIT_REDIS_S": "0",
+        "RECSVC_CACHE__BREAKER_FAILURES": "1000",
+    }
+    server = ServerProcess(environment, tmp_path / "log")
+    server.start()
+    yield server
+    server.kill()
+
+
+async def test_a_line_of_the_cache_names_the_call_that_it_was_asked_for(
+    without_redis: ServerProcess, key: str, new_tenant: Tenant
+) -> None:
+    await without_redis.serves()
+    async with Api.connected(without_redis.port, key) as api:
+        request = pb.RecommendRequest(user_id="u", count=3)
+        await api.recommendations.Recommend(request, metadata=(("x-request-id", "r-42"),))
+    without_redis.stop()
+
+    lines: list[Any] = [json.loads(line) for line in without_redis.log.read_text("utf-8").splitlines()]
+    of_call = [line for line in lines if line["event"] == "redis.failed" and line.get("request_id") == "r-42"]
+    assert of_call
+    assert {line["tenant"] for line in of_call} == {new_tenant.tenant_id}
+    # What the server does by itself is nobody's call.
+    assert [line for line in lines if line["event"] == "redis.failed" and "request_id" not in line]
