@@ -32,6 +32,7 @@ from recsvc_client.gen.v1.recommendation_service_pb2_grpc import RecommendationS
 from recsvc_client.gen.v1.user_service_pb2_grpc import UserServiceStub
 from recsvc_client.repeating import Repeating
 from recsvc_client.service_config import SERVICE_CONFIG
+from recsvc_client.tracing import trace_metadata
 
 _Response = TypeVar("_Response")
 _Element = TypeVar("_Element")
@@ -64,7 +65,7 @@ class Client:
         replica that has what this client wrote, "eventual" any replica.
         """
         self.session = Session(consistency)
-        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._own_metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._timeout_s = timeout_s
         self._repeating = Repeating()
         options = [
@@ -139,7 +140,7 @@ class Client:
                 yield recommendation_service_pb2.BulkRecommendRequest(key=key, request=request)
 
         with explained():
-            async for answer in self.recommendations.BulkRecommend(requests(), metadata=self._metadata):
+            async for answer in self.recommendations.BulkRecommend(requests(), metadata=self._metadata()):
                 yield answer
 
     def watch(
@@ -170,7 +171,7 @@ class Client:
 
         def open_stream(token: str) -> Any:
             request.resume_token = token
-            return self.recommendations.WatchRecommendations(request, metadata=self._metadata)
+            return self.recommendations.WatchRecommendations(request, metadata=self._metadata())
 
         return watching.lists(open_stream, give_up_after_s=give_up_after_s)
 
@@ -274,10 +275,13 @@ class Client:
 
         begun = self.session.begin()
         with explained():
-            call = self.catalog.ImportItems(chunks(), metadata=self._metadata + self.session.of_writes)
+            call = self.catalog.ImportItems(chunks(), metadata=self._metadata() + self.session.of_writes)
             async for answer in call:
                 yield answer
             self.session.end(begun, await call.trailing_metadata())
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._own_metadata + trace_metadata()
 
     async def _call(
         self,
@@ -287,7 +291,7 @@ class Client:
     ) -> _Response:
         """Only for calls that may be repeated."""
         return await self._repeating.answer(
-            lambda timeout_s: method(request, metadata=self._metadata + metadata, timeout=timeout_s), self._timeout_s
+            lambda timeout_s: method(request, metadata=self._metadata() + metadata, timeout=timeout_s), self._timeout_s
         )
 
     async def _write(self, method: Callable[..., Awaitable[_Response]], request: Message) -> _Response:
@@ -295,7 +299,7 @@ class Client:
         begun = self.session.begin()
 
         async def attempt(timeout_s: float) -> _Response:
-            call: Any = method(request, metadata=self._metadata + self.session.of_writes, timeout=timeout_s)
+            call: Any = method(request, metadata=self._metadata() + self.session.of_writes, timeout=timeout_s)
             answer: _Response = await call
             self.session.end(begun, await call.trailing_metadata())
             return answer
