@@ -100,6 +100,7 @@ from recsvc.training.runner import TrainingRunner
 
 _log = structlog.get_logger("recsvc")
 _STAGED = (
+    RedisClient,
     ListCache,
     CandidateFinder,
     CandidateRepository,

@@ -314,11 +314,11 @@ class TracingSettings(BaseModel):
         {}, description='Sent with each export, as JSON: {"authorization": "Bearer …"}.'
     )
     ratio: float = Field(
-        0.1, ge=0, le=1, description="Share of the calls that are traced, of those whose caller has not decided it."
+        0.05, ge=0, le=1, description="Share of the calls that are traced, of those whose caller has not decided it."
     )
     spans_per_call: int = Field(128, ge=1, le=10_000, description="Spans of one call, or stream, at most.")
     service_name: str = Field("recsvc", min_length=1, description="Name of the service in traces.")
-    instance: str = Field("", description="Name of this process in traces; empty for host and process id.")
+    instance: str = Field("", description="Name of this machine in traces, before the process id; empty for its own.")
     queue: int = Field(4096, ge=1, description="Spans that wait to be sent; more are dropped and counted.")
     batch: int = Field(512, ge=1, description="Spans that are sent at once.")
     every_s: float = Field(1.0, gt=0, description="How often spans are sent.")

@@ -6,7 +6,7 @@ answer, only for a fast one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Self
@@ -22,11 +22,19 @@ from recsvc.resilience.breaker import Breaker, BreakerOpen
 from recsvc.resilience.retries import Retries, RetryPolicy
 from recsvc.settings import CacheSettings
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.spans import REDIS
+from recsvc.telemetry.stages import Told, stage
 
 _log = structlog.get_logger(__name__)
 _PUBLISH_AGAIN = RetryPolicy(attempts=3, backoff=Backoff(first_s=0.05, longest_s=0.2), longest_s=2.0)
 _UNANSWERED = (RedisError, OSError, TimeoutError)
 _COMMANDS = ("ping", "get", "set", "raise_versions", "take_permits", "publish", "sketch")
+
+
+def _command(name: str) -> Callable[..., tuple[str, Told]]:
+    """What a span tells of a command."""
+    span = REDIS.format(command=name)
+    return lambda *_, **__: (span, {"db.system.name": "redis"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,7 @@ class RedisClient:
         """Whether Redis is being asked at present."""
         return not self._breaker.is_open
 
+    @stage(REDIS, named=_command("PING"))
     async def ping(self) -> bool:
         """Whether Redis answers; False without asking while it is being left alone."""
         try:
@@ -89,6 +98,7 @@ class RedisClient:
             return False
         return True
 
+    @stage(REDIS, named=_command("MGET"))
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None] | None:
         """Values of some keys, None for those that are not there; None when Redis does not answer."""
         try:
@@ -99,6 +109,7 @@ class RedisClient:
             return None
         return answers
 
+    @stage(REDIS, named=_command("SET"))
     async def put(self, key: str, value: bytes, life_s: float) -> bool:
         """Store a value; returns whether it was stored."""
         try:
@@ -131,6 +142,7 @@ class RedisClient:
             self._note(error)
             return None
 
+    @stage(REDIS, named=_command("PUBLISH"))
     async def publish(self, channel: str, text: str) -> bool:
         """Tell whoever listens; returns whether Redis took it.
 
@@ -153,6 +165,7 @@ class RedisClient:
         """A connection that hears what is published; an async context manager. Its user bounds the waits."""
         return self._redis.pubsub()
 
+    @stage(REDIS, named=_command("EVALSHA"))
     async def raise_versions(self, versions: Mapping[str, int], channel: str) -> bool:
         """Raise version keys, all of one hash slot; those that are new are published on the channel.
 
@@ -175,6 +188,7 @@ class RedisClient:
             return False
         return True
 
+    @stage(REDIS, named=_command("EVALSHA"))
     async def take_permits(self, names: Sequence[str], claims: Sequence[Claim]) -> list[tuple[int, float]] | None:
         """Take permits from all of these buckets, which are of one hash slot, or from none.
 

@@ -20,7 +20,7 @@ from recsvc.telemetry import spans
 from recsvc.telemetry.spans import SPANS
 
 _log = structlog.get_logger(__name__)
-_GRPC, _REDIS = "opentelemetry.instrumentation.grpc", "opentelemetry.instrumentation.redis"
+_GRPC = "opentelemetry.instrumentation.grpc"
 # What we write into a status: the name of a type. Libraries write messages there, with whatever these repeat.
 _TYPE_NAME = re.compile(r"[A-Za-z_]{1,64}")
 
@@ -30,8 +30,6 @@ def declared(span: ReadableSpan) -> tuple[str, str] | None:
     scope = span.instrumentation_scope.name if span.instrumentation_scope is not None else ""
     if scope == _GRPC:
         return (spans.CALL, span.name.lstrip("/")) if span.kind is SpanKind.SERVER else None
-    if scope == _REDIS:
-        return spans.REDIS, f"redis {span.name}"
     if span.name in SPANS:
         return span.name, span.name
     family = f"{span.name.partition(' ')[0]} {{"

@@ -1,12 +1,15 @@
-"""Which spans are recorded: a share of the calls, or what the caller decided; of each call a bounded number.
+"""Which spans are recorded: what the caller of a call decided, else what was drawn; of each call a bounded number.
 
-A stream may last for days and do thousands of things: what exceeds the bound is not recorded, and counted. Nor is what
-goes on after the call has ended, or belongs to none, such as looking whether Redis is there.
+Drawing comes first (`Draw`): a call that nobody records, nine of ten and more, is spared all the rest. A stream may
+last for days and do thousands of things: what exceeds the bound is not recorded, and counted. Nor is what goes on after
+the call has ended, or belongs to none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -18,7 +21,6 @@ from opentelemetry.sdk.trace.sampling import (
     ParentBased,
     Sampler,
     SamplingResult,
-    TraceIdRatioBased,
 )
 from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
 from opentelemetry.trace import Span as AnySpan
@@ -26,7 +28,22 @@ from opentelemetry.util.types import Attributes
 from prometheus_client import Counter
 
 from recsvc.telemetry.propagation import kept_baggage
-from recsvc.telemetry.spans import TRAINING
+
+_DECIDED = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Draw:
+    """Which calls are looked at: those whose caller has decided whether they are recorded, and a share of the rest."""
+
+    def __init__(self, ratio: float) -> None:
+        self._ratio = ratio
+
+    def takes(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Whether a call with this metadata is looked at."""
+        for name, value in metadata:
+            if name == "traceparent" and isinstance(value, str) and _DECIDED.match(value):
+                return True
+        return random.random() < self._ratio  # noqa: S311  (spreads load)
 
 
 @dataclass(slots=True)
@@ -62,13 +79,10 @@ class Budgets(SpanProcessor):
 
 
 class CallSampler(Sampler):
-    """Decides on each span."""
+    """Decides on each span of a call that is looked at."""
 
-    def __init__(self, ratio: float, budgets: Budgets, over_budget: Counter) -> None:
-        """ratio: share of the calls without a caller's decision that are recorded."""
-        self._by_ratio = ParentBased(TraceIdRatioBased(ratio))
-        # There are few of them, and each is worth a look.
-        self._always = ParentBased(ALWAYS_ON if ratio > 0 else TraceIdRatioBased(0.0))
+    def __init__(self, budgets: Budgets, over_budget: Counter) -> None:
+        self._by_caller = ParentBased(ALWAYS_ON)
         self._budgets = budgets
         self._over_budget = over_budget
 
@@ -93,8 +107,7 @@ class CallSampler(Sampler):
             return SamplingResult(Decision.DROP, None, state)
         if kind is SpanKind.CLIENT:
             return SamplingResult(Decision.DROP, None, state)
-        by = self._always if name == TRAINING else self._by_ratio
-        return by.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
+        return self._by_caller.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
         """For those who debug."""

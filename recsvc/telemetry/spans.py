@@ -99,7 +99,11 @@ SPANS: Mapping[str, Span] = {
             ROWS: "Rows of the answer, where they come at once.",
         },
     ),
-    REDIS: Span("client", "One command to Redis.", {"db.system": "Always redis."}),
+    REDIS: Span(
+        "client",
+        "One command to Redis, waiting for a connection included; none while Redis is left alone.",
+        {"db.system.name": "Always redis."},
+    ),
     TRAINING: Span(
         "internal",
         "A run of training, from reading the events to activating the model; in the trace of the call that started it.",

@@ -2,7 +2,8 @@
 
 Nothing is wrapped at import. `traced` replaces the marked functions of the classes and modules that it is given while
 its block runs, as OpenTelemetry's own instrumentations do with the libraries they know; before and after it the code is
-what it is without tracing, to the last byte. A stage becomes a span only within a recorded call.
+what it is without tracing, to the last byte. A stage becomes a span only within a recorded call, and costs next to
+nothing in another: the instrumentation of redis, which makes an empty span there, cost each of them more than that.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def stage(
 
 @contextmanager
 def traced(tracer: Tracer, owners: Iterable[type | ModuleType]) -> Iterator[None]:
-    """Have the marked functions of these classes and modules make spans until the block is left."""
+    """Have the marked functions of these classes and modules make spans until the block is left.
+
+    Raises RuntimeError when they do already.
+    """
     replaced: list[tuple[type | ModuleType, str, Any]] = []
     try:
         for owner in owners:
@@ -67,6 +71,8 @@ def traced(tracer: Tracer, owners: Iterable[type | ModuleType]) -> Iterator[None
                 function = found.__func__ if isinstance(found, staticmethod) else found
                 mark = getattr(function, _MARK, None)
                 if isinstance(mark, Stage):
+                    if hasattr(function, "__wrapped__"):
+                        raise RuntimeError("tracing is on in this process already")
                     wrapped = _wrapped(tracer, mark, function)
                     setattr(owner, name, staticmethod(wrapped) if isinstance(found, staticmethod) else wrapped)
                     replaced.append((owner, name, found))

@@ -1,8 +1,8 @@
 """Traces: one provider per process, made when the service starts and flushed when it stops, if they are wanted at all.
 
 While they are off, none of OpenTelemetry's SDK, exporter or instrumentations is even imported, and no function is
-wrapped: `tests/e2e/test_tracing_off.py`. What is switched on process-wide (marked stages, the Redis instrumentation,
-the propagator) is switched off again when the block is left.
+wrapped: `tests/e2e/test_tracing_off.py`. What is switched on process-wide (marked stages, the propagator) is switched
+off again when the block is left.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Tracing:
 
     provider: TracerProvider
     tracer: Tracer
+    ratio: float
 
     @contextmanager
     def root(self, span: str, environment: Mapping[str, str]) -> Iterator[None]:
@@ -91,9 +92,9 @@ async def tracing(
         provider, outgoing = _provider(settings, metrics)
         try:
             tracer = provider.get_tracer("recsvc", version("recsvc"))
-            stack.enter_context(_instrumented(provider))
+            stack.enter_context(_propagating())
             stack.enter_context(traced(tracer, staged))
-            yield Tracing(provider, tracer)
+            yield Tracing(provider, tracer, settings.ratio)
         finally:
             await _flush(provider, outgoing, settings.flush_s)
 
@@ -119,12 +120,12 @@ def _provider(settings: TracingSettings, metrics: Metrics) -> tuple[TracerProvid
     budgets = Budgets(settings.spans_per_call)
     counted = metrics.trace_spans
     provider = TracerProvider(
-        sampler=CallSampler(settings.ratio, budgets, counted.labels("over_budget")),
+        sampler=CallSampler(budgets, counted.labels("over_budget")),
         resource=Resource.create(
             {
                 "service.name": settings.service_name,
                 "service.version": version("recsvc"),
-                "service.instance.id": settings.instance or f"{socket.gethostname()}-{os.getpid()}",
+                "service.instance.id": f"{settings.instance or socket.gethostname()}-{os.getpid()}",
             }
         ),
         # It would wait for the collector at exit, for as long as it likes.
@@ -140,23 +141,17 @@ def _provider(settings: TracingSettings, metrics: Metrics) -> tuple[TracerProvid
 
 
 @contextmanager
-def _instrumented(provider: TracerProvider) -> Iterator[None]:
+def _propagating() -> Iterator[None]:
+    """Take from callers what we take: the interceptor of gRPC asks the process for a propagator."""
     from opentelemetry import propagate
-    from opentelemetry.instrumentation.redis import RedisInstrumentor
 
     from recsvc.telemetry.propagation import propagator
 
-    redis = RedisInstrumentor()
-    if redis.is_instrumented_by_opentelemetry:
-        raise RuntimeError("tracing is on in this process already")
     before = propagate.get_global_textmap()
-    # The interceptor of gRPC asks the process for it.
     propagate.set_global_textmap(propagator())
-    redis.instrument(tracer_provider=provider)
     try:
         yield
     finally:
-        redis.uninstrument()
         propagate.set_global_textmap(before)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -169,5 +170,5 @@ async def test_the_collector_is_told_the_headers_that_are_set_and_who_sends(
         await kept.until(bool)
     assert kept.metadata[0]["authorization"] == "Bearer s3cr3t"
     assert kept.spans[0].resource["service.name"] == "shop-recsvc"
-    assert kept.spans[0].resource["service.instance.id"] == "one"
+    assert kept.spans[0].resource["service.instance.id"] == f"one-{os.getpid()}"
     assert "s3cr3t" not in repr(tracing)

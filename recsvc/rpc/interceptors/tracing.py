@@ -28,8 +28,15 @@ def server_interceptor(tracing: Tracing) -> Interceptor:
     """Makes a span of each call of our services, in the trace of its caller; health and reflection have none."""
     from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
+    from recsvc.telemetry.sampling import Draw
+
+    draw = Draw(tracing.ratio)
+
+    def is_looked_at(details: grpc.HandlerCallDetails) -> bool:
+        return details.method.startswith(_OURS) and draw.takes(details.invocation_metadata or ())
+
     interceptor: Interceptor = aio_server_interceptor(  # type: ignore[no-untyped-call]
-        tracer_provider=tracing.provider, filter_=lambda details: details.method.startswith(_OURS)
+        tracer_provider=tracing.provider, filter_=is_looked_at
     )
     return interceptor
 
