@@ -33,6 +33,7 @@ from bench.freshness import measure as measure_freshness
 from bench.imports import measure, raw_copy
 from bench.interceptors import measure as measure_interceptors
 from bench.load import LoadResult, load
+from bench.telemetry import measure as measure_telemetry
 from bench.training import measure as measure_training
 from bench.training import table_of
 from recsvc.app import Storage, open_storage
@@ -52,6 +53,7 @@ _WRITERS = 64
 _WRITE_ROUNDS = 5
 _STREAMED = 200_000
 _STAGE_ROUNDS = 100
+_TELEMETRY_ROUNDS = 30
 
 
 def main() -> None:
@@ -63,13 +65,20 @@ def main() -> None:
         help="sizes of the trainings; none leaves them out",
     )  # fmt: skip
     parser.add_argument("--only-training", action="store_true", help="leave all the rest out")
+    parser.add_argument("--only-telemetry", action="store_true", help="measure what metrics, log and traces cost, only")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     arguments = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="recsvc-bench-"))
     home.chmod(0o755)
+    if arguments.only_telemetry:
+        arguments.training_events = []
     try:
         figures = (
-            {} if arguments.only_training else asyncio.run(_measure(home, arguments.calls, arguments.import_users))
+            {}
+            if arguments.only_training
+            else asyncio.run(_measure_telemetry(home))
+            if arguments.only_telemetry
+            else asyncio.run(_measure(home, arguments.calls, arguments.import_users))
         )
         if arguments.training_events:
             figures |= asyncio.run(_measure_training(home, arguments.training_events))
@@ -88,6 +97,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
         stage_costs = await measure_interceptors(storage.urls.redis_url, _STAGE_ROUNDS)
         console.print(stage_costs.table())
         figures |= stage_costs.figures()
+        figures |= await _telemetry(storage, key, user_ids, console)
         port = _free_port()
         environment = os.environ | {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
@@ -196,6 +206,24 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
         console.print(table)
     console.print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")
     return figures
+
+
+async def _measure_telemetry(home: Path) -> dict[str, float]:
+    console = Console()
+    async with open_storage(Settings(embedded_dir=home, database_url=None, redis_url=None)) as storage:
+        key, user_ids, _, _ = await _prepare(storage, console)
+        return await _telemetry(storage, key, user_ids, console)
+
+
+async def _telemetry(storage: Storage, key: str, user_ids: list[str], console: Console) -> dict[str, float]:
+    environment = os.environ | {
+        "RECSVC_DATABASE_URL": storage.urls.database_url,
+        "RECSVC_REDIS_URL": storage.urls.redis_url,
+    }
+    bodies = [_body(user, uncached=False) for user in user_ids[:50]]
+    costs = await measure_telemetry(environment, bodies, (("authorization", f"Bearer {key}"),), _TELEMETRY_ROUNDS)
+    console.print(costs.table())
+    return costs.figures()
 
 
 async def _measure_training(home: Path, sizes: list[int]) -> dict[str, float]:

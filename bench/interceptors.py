@@ -142,13 +142,13 @@ async def _measured(stubs: Sequence[Any], called: Callable[..., Any], pid: int, 
                 start = time.perf_counter()
                 await called(stub, 1)
                 wall[index].append((time.perf_counter() - start) * 1e6)
-            start = _cpu_us(pid)
+            start = cpu_us(pid)
             await asyncio.gather(*(called(stub, _CALLS_OF_A_CALLER) for _ in range(_CALLERS)))
-            cpu[index].append((_cpu_us(pid) - start) / (_CALLERS * _CALLS_OF_A_CALLER))
+            cpu[index].append((cpu_us(pid) - start) / (_CALLERS * _CALLS_OF_A_CALLER))
     return StageCosts([statistics.median(row) for row in wall], [statistics.median(row) for row in cpu])
 
 
-def _cpu_us(pid: int) -> float:
+def cpu_us(pid: int) -> float:
     """CPU time of all threads of a process; /proc/<pid>/stat knows it to ten milliseconds only."""
     nanoseconds = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):

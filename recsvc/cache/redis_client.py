@@ -120,6 +120,7 @@ class RedisClient:
             return False
         return True
 
+    @stage(REDIS, named=_command("PFADD"))
     async def add_to_sketch(self, key: str, members: Sequence[str], life_s: float) -> bool:
         """Have a HyperLogLog count these members; returns whether it does. life_s: how long it is kept from now on."""
         try:
@@ -133,6 +134,7 @@ class RedisClient:
             return False
         return True
 
+    @stage(REDIS, named=_command("PFCOUNT"))
     async def sketch_size(self, key: str) -> int | None:
         """About how many different members a HyperLogLog has counted; None when Redis does not answer."""
         try:
