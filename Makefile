@@ -45,6 +45,7 @@ check: $(READY) ## Lint, types, layers, known weaknesses, what is generated.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf lint
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m deploy.grafana.render --check
 
 $(AUDIT)/.ready: requirements-audit.lock
 	$(PYTHON) -m venv $(AUDIT)
@@ -58,8 +59,9 @@ protos: $(READY) ## Generate recsvc/gen from protos/, offline.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf format -w --path protos/recsvc
 	$(BIN)/python protos/generate.py
 
-docs: $(READY) ## Write docs/observability.md from the code.
+docs: $(READY) ## Write docs/observability.md and Grafana's dashboards from the code.
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m deploy.grafana.render
 
 bench: $(READY) ## Measure everything that the README states, in one run.
 	$(BIN)/python -m bench

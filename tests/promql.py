@@ -48,13 +48,27 @@ def mistakes(query: str, recorded: Collection[str] = ()) -> list[str]:
     Raises ValueError for what is not PromQL.
     """
     found = []
-    for selected in _selected(promql.parse(_INTERVALS.sub("5m", query)), "", frozenset()):
+    for selected in _selected(_parsed(query), "", frozenset()):
         name = selected.selector.name
         if name == "up" or name in recorded:
             continue
         metric = _metrics_by_series().get(name)
         found += [f"{name} is no metric"] if metric is None else _misuses(name, metric, selected)
     return found
+
+
+def labels_of(query: str) -> frozenset[str]:
+    """Labels that the series which a query gives may have."""
+    found: frozenset[str] = frozenset()
+    for selected in _selected(_parsed(query), "", frozenset()):
+        metric = _metrics_by_series().get(selected.selector.name)
+        found |= selected.grouped_by or frozenset(metric.labels if metric else ()) | _FROM_PROMETHEUS
+    return found
+
+
+def selectors(query: str) -> list[promql.VectorSelector]:
+    """All selectors of a query."""
+    return [selected.selector for selected in _selected(_parsed(query), "", frozenset())]
 
 
 def is_series(name: str) -> bool:
@@ -65,6 +79,10 @@ def is_series(name: str) -> bool:
 @cache
 def _metrics_by_series() -> Mapping[str, DeclaredMetric]:
     return {name: metric for metric in declared_metrics() for name in _series(metric)}
+
+
+def _parsed(query: str) -> promql.Expr:
+    return promql.parse(_INTERVALS.sub("5m", query))
 
 
 def _series(metric: DeclaredMetric) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deploy.grafana.boards import BOARDS
 from recsvc.app import Service
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from tests.api import Api, failure
@@ -17,6 +18,13 @@ from tests.prometheus import Prometheus, needs_prometheus, running_prometheus
 pytestmark = needs_prometheus
 
 _SOON_S = 60.0
+_MAY_BE_EMPTY = {
+    "Ends of workers": "there are no workers",
+    "Degraded, by where the list came from": "PostgreSQL answers",
+    "Lag of replicas": "there are none",
+    "Reads that may be a little old": "there are no replicas",
+}
+"""Graphs without a line under this traffic, and why."""
 
 
 @pytest.fixture
@@ -58,7 +66,9 @@ async def _rules(prometheus: Prometheus) -> list[dict[str, Any]]:
     return await rules()
 
 
-async def test_prometheus_scrapes_a_server_and_its_rules_work(prometheus: Prometheus, api: Api) -> None:
+@pytest.fixture
+async def watched(prometheus: Prometheus, api: Api) -> Prometheus:
+    """After calls, some of them bad, that it has seen."""
     await open_cinema(api)
 
     async def calls_are_counted() -> bool:
@@ -68,17 +78,30 @@ async def test_prometheus_scrapes_a_server_and_its_rules_work(prometheus: Promet
         return bool(await prometheus.value("job:recsvc_recommend:rate5m"))
 
     await _until(calls_are_counted)
+    return prometheus
 
-    assert await prometheus.value('up{job="recsvc"}') == 1
-    assert await _recorded(prometheus, "job:recsvc_calls:rate5m") > 0
+
+async def test_prometheus_scrapes_a_server_and_its_rules_work(watched: Prometheus) -> None:
+    assert await watched.value('up{job="recsvc"}') == 1
+    assert await _recorded(watched, "job:recsvc_calls:rate5m") > 0
     # Bad input is no failure of the service.
-    assert await _recorded(prometheus, "job:recsvc_calls_failed:ratio_rate5m") == 0
-    assert 0 <= await _recorded(prometheus, "job:recsvc_recommend_slow:ratio_rate5m") <= 1
+    assert await _recorded(watched, "job:recsvc_calls_failed:ratio_rate5m") == 0
+    assert 0 <= await _recorded(watched, "job:recsvc_recommend_slow:ratio_rate5m") <= 1
     # No model is trained, and each list says so.
-    assert await _recorded(prometheus, "job:recsvc_recommendations_degraded:ratio_rate5m") == 1
-    rules = await _rules(prometheus)
+    assert await _recorded(watched, "job:recsvc_recommendations_degraded:ratio_rate5m") == 1
+    rules = await _rules(watched)
     assert {rule["type"] for rule in rules} == {"alerting", "recording"}
     assert [(rule["name"], rule.get("lastError")) for rule in rules if rule["health"] != "ok"] == []
     for rule in rules:
         if rule["type"] == "recording":
-            await _recorded(prometheus, rule["name"])
+            await _recorded(watched, rule["name"])
+
+
+async def test_graphs_draw_what_there_is(watched: Prometheus) -> None:
+    graphs = [graph for board in BOARDS for graphs in board.rows.values() for graph in graphs]
+    queries = [(graph.title, query) for graph in graphs for query in graph.queries.values()]
+    # What Grafana puts in their place.
+    asked = [query.replace("$at", 'instance=~".+"').replace("$__rate_interval", "1m") for _, query in queries]
+    answers = [await watched.ask("query", query=query) for query in asked]
+    empty = {title for (title, _), answer in zip(queries, answers, strict=True) if not answer["result"]}
+    assert empty - _MAY_BE_EMPTY.keys() == set()
