@@ -11,6 +11,7 @@ import promql_parser as promql
 
 from docs.generate import DeclaredMetric, declared_metrics
 from recsvc.domain.errors import Code, Reason
+from recsvc.domain.events import DEFAULT_EVENT_TYPES
 from recsvc.domain.recommendations import DegradationLevel, Strategy
 from recsvc.rpc.health import POSTGRESQL, REDIS
 from recsvc.rpc.methods import policies
@@ -29,6 +30,7 @@ _VALUES: Mapping[str, Collection[str]] = {
     "reason": {reason.value for reason in Reason},
     "dependency": {POSTGRESQL, REDIS},
     "degradation": {level.name for level in DegradationLevel},
+    "event_type": {kind.event_type for kind in DEFAULT_EVENT_TYPES},
     "strategy": {strategy.value for strategy in Strategy},
 }
 

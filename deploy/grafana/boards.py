@@ -51,6 +51,12 @@ def _share(counter: str, where: str, by: str = "") -> str:
     return f"{_rate(counter, by, where)} / {_rate(counter, by)}"
 
 
+def _per_list(events: str) -> str:
+    # Over an hour: an event comes minutes after its list.
+    lists = "sum by (strategy) (rate(recsvc_recommendations_total{$at}[1h]))"
+    return f"sum by (strategy) (rate(recsvc_attributed_events_total{{$at, {events}}}[1h])) / {lists}"
+
+
 SERVICE = Board(
     "recsvc-service",
     "recsvc: service",
@@ -181,10 +187,51 @@ QUALITY = Board(
                 True,
             ),
             Graph(
-                "Shown lists that were not noted",
-                "Click-through lacks them.",
+                "Lists by placement", "", "cps", {"{{placement}}": _rate("recsvc_recommendations_total", "placement")}
+            ),
+        ],
+        "What comes of them": [
+            Graph(
+                "Click-through",
+                "Clicks and views that name a list in which their item was shown, for each list of the strategy.",
+                "percentunit",
+                {"{{strategy}}": _per_list('event_type=~"click|view"')},
+            ),
+            Graph(
+                "Conversions",
+                "The same of events that the tenant counts as conversions.",
+                "percentunit",
+                {"{{strategy}}": _per_list('conversion="true"')},
+            ),
+            Graph(
+                "Not put down to a list",
+                "Events that name an unknown list, or one without their item, and shown lists that were not noted.",
                 "cps",
-                {"dropped": _rate("recsvc_shown_dropped_total")},
+                {
+                    "{{reason}}": _rate("recsvc_unattributed_events_total", "reason"),
+                    "lists not noted": _rate("recsvc_shown_dropped_total"),
+                },
+            ),
+        ],
+        "What they are made of": [
+            Graph(
+                "Items by source",
+                "By what spoke most for each.",
+                "cps",
+                {"{{source}}": _rate("recsvc_recommended_items_total", "source")},
+                True,
+            ),
+            Graph(
+                "Cold starts",
+                "The share of lists for users of whom nothing was known.",
+                "percentunit",
+                {"lists": f"{_rate('recsvc_cold_starts_total')} / {_rate('recsvc_recommendations_total')}"},
+            ),
+            Graph(
+                "Median score",
+                "Of the first ten items, by strategy; a jump without a new model means that something else changed.",
+                "none",
+                {"{{strategy}}": _quantile(0.5, "recsvc_recommendation_score", "strategy")},
             ),
         ],
     },

@@ -26,7 +26,8 @@ def _rules() -> Iterator[dict[str, Any]]:
 
 _ALERTS = [rule for rule in _rules() if "alert" in rule]
 _RECORDED = {rule["record"] for rule in _rules() if "record" in rule}
-_CASES = yaml.safe_load((_FOLDER / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
+_TESTS = sorted(_FOLDER.glob("*.test.yml"))
+_CASES = [case for file in _TESTS for case in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]]
 
 
 def _promtool(*arguments: str) -> None:
@@ -41,8 +42,9 @@ def test_configuration_and_rules_are_valid() -> None:
 
 
 @needs_prometheus
-def test_alerts_fire_and_keep_silent_as_their_cases_say() -> None:
-    _promtool("test", "rules", "alerts.test.yml")
+@pytest.mark.parametrize("cases", _TESTS, ids=lambda file: file.name)
+def test_alerts_fire_and_keep_silent_as_their_cases_say(cases: Path) -> None:
+    _promtool("test", "rules", cases.name)
 
 
 @pytest.mark.parametrize("alert", _ALERTS, ids=lambda alert: alert["alert"])
