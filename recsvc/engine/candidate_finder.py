@@ -11,28 +11,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 
 from recsvc.domain.errors import DomainError
 from recsvc.domain.ids import TenantKey
+from recsvc.domain.recommendations import RecommendQuery
 from recsvc.domain.tenancy import ServingModel, TenantProfile
 from recsvc.domain.users import UserKind
 from recsvc.engine.gathering import Gathering
 from recsvc.engine.snapshot_candidates import find_candidates, is_answerable
+from recsvc.engine.snapshot_lists import ListWanted, SnapshotList, make_lists
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SnapshotRepository, SubjectState
 from recsvc.telemetry.metrics import Metrics
-from recsvc.telemetry.spans import CANDIDATE_COUNT, CANDIDATES
+from recsvc.telemetry.spans import CANDIDATE_COUNT, CANDIDATES, LIST
 from recsvc.telemetry.stages import stage
 
+_Found = TypeVar("_Found")
 _log = structlog.get_logger(__name__)
 # Reading a snapshot costs as much as many lists do: while a catalogue changes all the time it is done at most so often,
 # and so many times as long as it took it rests.
@@ -42,17 +45,25 @@ _TOO_LARGE_S = 60.0
 # So many times as old as they should be, counters are not good enough to go on with while new ones are read.
 _PATIENCE = 4
 _STOP_S = 5.0
-_SUBJECTS_AT_ONCE = 64
+_USERS_AT_ONCE = 64
 _COUNTERS_AT_ONCE = 1000
-# Above so many numbers to look at, a list takes longer than the event loop may stand still.
+# Above so many numbers to look at, lists take longer than the event loop may stand still.
 _IN_THREAD = 500_000
 _TRANSITIONS = 100
 _BYTES_PER_NEIGHBOR, _BYTES_PER_ITEM = 8, 500
 
 
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where those who ask one snapshot gather."""
+
+    subjects: Gathering[tuple[UserKind, str], tuple[int, SubjectState | None]]
+    lists: Gathering[ListWanted, SnapshotList]
+
+
 @dataclass(slots=True)
 class HeldSnapshot:
-    """A snapshot and what belongs to it."""
+    """A snapshot and what belongs to it; bulk: apart, so that no single call waits behind many."""
 
     model: ServingModel
     version: int
@@ -60,8 +71,9 @@ class HeldSnapshot:
     counters: Counters
     counted: float
     size: int
-    subjects: Gathering[tuple[UserKind, str], tuple[int, SubjectState | None]]
     counting: Gathering[None, Counters]
+    single: Desk
+    bulk: Desk
 
 
 class CandidateFinder:
@@ -97,17 +109,55 @@ class CandidateFinder:
     @stage(CANDIDATES, told=lambda found: {CANDIDATE_COUNT: len(found.item_keys)})
     async def find(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
         """Candidates of all asked sources, in the order of their item ids."""
-        held = None
-        if is_answerable(question):
-            held = self.current(profile)
-            self._look_ups.count(held is not None)
-        if held is not None and question.user_id is not None:
-            version, state = await held.subjects.answer((question.kind, question.user_id))
-            # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
-            if version <= held.version and state is not None and state.history_size:
-                self._by_snapshot.inc()
-                counters = await self._counters(profile.tenant_key, held)
-                return await self._found(held, counters, state, question, now)
+        known = await self._known(profile, question, in_bulk=False)
+        if known is None:
+            return await self._searched(profile, question, now)
+        held, state = known
+        counters = await self._counters(profile.tenant_key, held)
+        found = await _computed(
+            held, 1, partial(find_candidates, held.snapshot, counters, held.model, [state], question, now)
+        )
+        return found.of(0, want_vectors=question.want_vectors)
+
+    @stage(LIST)
+    async def find_list(
+        self,
+        profile: TenantProfile,
+        query: RecommendQuery,
+        question: CandidateQuestion,
+        weights: Mapping[str, float],
+        *,
+        in_bulk: bool,
+    ) -> SnapshotList | Candidates:
+        """The list for a query that `is_made_together`, made with those of all others who ask now; where no snapshot
+        answers, the candidates that PostgreSQL finds. weights: of the sources.
+        """
+        known = await self._known(profile, question, in_bulk=in_bulk)
+        if known is None:
+            return await self._searched(profile, question, query.time or datetime.now(UTC))
+        held, state = known
+        desk = held.bulk if in_bulk else held.single
+        return await desk.lists.answer(ListWanted(query, question, weights, state))
+
+    async def _known(
+        self, profile: TenantProfile, question: CandidateQuestion, *, in_bulk: bool
+    ) -> tuple[HeldSnapshot, SubjectState] | None:
+        """A snapshot that is current at this moment, with the present state of whom the question is about."""
+        if not is_answerable(question):
+            return None
+        held = self.current(profile)
+        self._look_ups.count(held is not None)
+        if held is None or question.user_id is None:
+            return None
+        desk = held.bulk if in_bulk else held.single
+        version, state = await desk.subjects.answer((question.kind, question.user_id))
+        # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
+        if version > held.version or state is None or not state.history_size:
+            return None
+        self._by_snapshot.inc()
+        return held, state
+
+    async def _searched(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
         self._by_search.inc()
         self._searching += 1
         try:
@@ -128,19 +178,6 @@ class CandidateFinder:
                 self._counting, tenant_key, lambda: in_time(held.counting.answer(None), self._settings.fresh_list_s)
             )
         return held.counters
-
-    async def _found(
-        self,
-        held: HeldSnapshot,
-        counters: Counters,
-        state: SubjectState,
-        question: CandidateQuestion,
-        now: datetime,
-    ) -> Candidates:
-        arguments = (held.snapshot, counters, held.model, state, question, now)
-        if held.snapshot.vectors.size > _IN_THREAD:
-            return await asyncio.to_thread(find_candidates, *arguments)
-        return find_candidates(*arguments)
 
     def current(self, profile: TenantProfile) -> HeldSnapshot | None:
         """The snapshot of this very version; else None, and one begins to be read, unless that was done just now."""
@@ -206,6 +243,10 @@ class CandidateFinder:
         async def states(asked: Sequence[tuple[UserKind, str]]) -> Sequence[tuple[int, SubjectState | None]]:
             return await self._snapshots.subject_states(tenant_key, model, asked, self._settings.neighbor_history_items)
 
+        async def lists(wanted: Sequence[ListWanted]) -> Sequence[SnapshotList]:
+            counters = await self._counters(tenant_key, held)
+            return await _computed(held, len(wanted), partial(make_lists, snapshot, counters, model, wanted))
+
         async def counts(asked: Sequence[None]) -> Sequence[Counters]:
             start = time.monotonic()
             held.counters = await self._snapshots.counters(tenant_key, snapshot)
@@ -221,11 +262,19 @@ class CandidateFinder:
             counters,
             counted,
             items,
-            subjects=Gathering(states, _SUBJECTS_AT_ONCE),
             counting=Gathering(counts, _COUNTERS_AT_ONCE),
+            single=Desk(Gathering(states, _USERS_AT_ONCE), Gathering(lists, _USERS_AT_ONCE)),
+            bulk=Desk(Gathering(states, _USERS_AT_ONCE), Gathering(lists, _USERS_AT_ONCE)),
         )
         self._held[tenant_key] = held
         self._held.move_to_end(tenant_key)
         while sum(each.size for each in self._held.values()) > limit:
             self._held.popitem(last=False)
         self._not_before[tenant_key] = start + max(_READ_EVERY_S, _REST * (time.monotonic() - start))
+
+
+async def _computed(held: HeldSnapshot, users: int, compute: Callable[[], _Found]) -> _Found:
+    """What is computed for so many users out of a snapshot, in a thread where it takes long."""
+    if users * held.snapshot.vectors.size > _IN_THREAD:
+        return await asyncio.to_thread(compute)
+    return compute()

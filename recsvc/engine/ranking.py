@@ -7,13 +7,13 @@ add up to the score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from recsvc.domain.arrays import Float64, Positions
-from recsvc.domain.ranking.blend import best_first, blend
+from recsvc.domain.arrays import Codes, Float64, Mask, Positions
+from recsvc.domain.ranking.blend import Blended, best_first, best_first_of_rows, blend
 from recsvc.domain.ranking.diversity import (
     CategoryCap,
     cap_per_category,
@@ -24,6 +24,7 @@ from recsvc.domain.ranking.diversity import (
 )
 from recsvc.domain.ranking.newcomers import with_estimates
 from recsvc.domain.recommendations import RecommendQuery, Source, Strategy
+from recsvc.engine.candidate_set import CandidateSet
 from recsvc.storage.candidates import Candidates
 from recsvc.telemetry.spans import RERANK
 from recsvc.telemetry.stages import stage
@@ -79,12 +80,53 @@ def weights_for(strategy: Strategy, blend_weights: Mapping[str, float]) -> Mappi
             return {"repeat": 1.0}
 
 
+@dataclass(frozen=True, slots=True)
+class RankedTogether:
+    """The lists of several users, one after the other. rows: whose, ascending; columns: of which candidate of theirs;
+    scores: its score; sources: what contributed most to it.
+    """
+
+    rows: Codes
+    columns: Positions
+    scores: Float64
+    sources: Sequence[Source]
+
+
+def is_ranked_together(query: RecommendQuery) -> bool:
+    """Whether order is by score alone, so that lists of many can be made at once."""
+    diversity = query.diversity
+    return diversity.trade_off >= 1 and not (diversity.max_per_category or query.novelty or query.exploration)
+
+
+def rank_together(candidates: CandidateSet, query: RecommendQuery, weights: Mapping[str, float]) -> RankedTogether:
+    """What `rank` says of the candidates of each, for a query that `is_ranked_together`."""
+    is_old = candidates.is_there & ~candidates.is_new
+    blended = _blended(candidates.components, candidates.is_new, is_old, query.strategy, weights)
+    scores = np.where(candidates.is_there, blended.scores, -np.inf)
+    rows, columns = best_first_of_rows(scores, query.count)
+    names = [Source(name) for name in blended.contributions]
+    parts = np.array([part[rows, columns] for part in blended.contributions.values()])
+    largest = parts.argmax(axis=0) if len(rows) else np.empty(0, dtype=np.int64)
+    return RankedTogether(rows, columns, scores[rows, columns], [names[at] for at in largest.tolist()])
+
+
+def _blended(
+    components: Mapping[str, Float64],
+    is_new: Mask,
+    is_old: Mask | None,
+    strategy: Strategy,
+    weights: Mapping[str, float],
+) -> Blended:
+    """The sources mixed: of one list (n,), or of several (users, n)."""
+    blended = blend({name: _comparable(name, components[name]) for name in weights}, weights)
+    if strategy is Strategy.AUTO:
+        return with_estimates(blended, components["collaborative"], is_new, is_old=is_old)
+    return blended
+
+
 def rank(candidates: Candidates, query: RecommendQuery, weights: Mapping[str, float], seed: int) -> Ranked:
     """Rank candidates for a query. seed: of the exploration, so that one request can be repeated exactly."""
-    components = {name: _comparable(name, candidates.components[name]) for name in weights}
-    blended = blend(components, weights)
-    if query.strategy is Strategy.AUTO:
-        blended = with_estimates(blended, candidates.components["collaborative"], candidates.is_new)
+    blended = _blended(candidates.components, candidates.is_new, None, query.strategy, weights)
     boosts = _towards_the_top(candidates.boosts, blended.scores)
     factors = boosts
     if query.novelty:
@@ -129,17 +171,20 @@ def _ordered(candidates: Candidates, query: RecommendQuery, scores: Float64, see
 
 
 def _comparable(name: str, component: Float64) -> Float64:
-    """A component on a ratio scale, larger is better; NaN stays NaN."""
-    known = component[~np.isnan(component)]
-    if not len(known):
-        return component
+    """A component (…, n) on a ratio scale, larger is better; NaN stays NaN."""
     match name:
         case "popular" | "trending":
             # log2 of a decayed count, relative to the strongest candidate
-            return np.asarray(np.exp2(component - known.max()))
+            return np.asarray(np.exp2(component - _largest(component)))
         case "new":
-            age_days = (known.max() - component) / 86_400
+            age_days = (_largest(component) - component) / 86_400
             return np.asarray(1.0 / (1.0 + age_days))
         case "recent":
-            return np.asarray(1.0 / (1.0 + component - known.min()))
+            return np.asarray(1.0 / (1.0 + component + _largest(-component)))
     return component
+
+
+def _largest(component: Float64) -> Float64:
+    """(…, 1): the largest that is known of each list; 0 where none is."""
+    largest = np.where(np.isnan(component), -np.inf, component).max(axis=-1, keepdims=True, initial=-np.inf)
+    return np.asarray(np.where(largest > -np.inf, largest, 0.0))

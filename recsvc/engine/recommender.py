@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from recsvc.cache.lists import ListCache, LookUp, Versions
 from recsvc.domain.errors import ItemNotFound, UserNotFound
@@ -37,9 +38,10 @@ from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.ranking import Ranked, rank, weights_for
 from recsvc.engine.served_lists import ServedLists
 from recsvc.engine.shown_log import ShownLog
+from recsvc.engine.snapshot_lists import SnapshotList, is_made_together
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import CacheSettings, EngineSettings
-from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Evidence
+from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Evidence, Subject
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.shown import ShownList
 from recsvc.telemetry.metrics import Metrics
@@ -67,6 +69,18 @@ class ExplainedItem:
 
     item: RecommendedItem
     model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A list, whose it is, and when its items expire."""
+
+    found: Recommendations
+    subject: Subject
+    expire_times: Sequence[datetime | None]
+
+
+_OfSubject = TypeVar("_OfSubject", bound=Candidates | SnapshotList)
 
 
 class Recommender:
@@ -151,13 +165,33 @@ class Recommender:
     ) -> Recommendations:
         """A fresh list, kept in the cache. version: of the tenant that the list must at least be of; 0: the present."""
         profile = await (self._profiles.get(tenant_key, version) if version else self._profiles.get_current(tenant_key))
-        candidates, profile = await self._fresh_candidates(profile, query)
-        found = await self._ranked(profile, query, candidates)
+        made = await self._made(profile, query, in_bulk=not cached)
         if self._fallback is not None:
             self._fallback.keep_up(profile)
         if self._cache is not None and cached and _is_cacheable(query):
-            await self._keep(profile, _who(query), query.fingerprint(), found, candidates)
-        return found
+            await self._keep(profile, _who(query), query.fingerprint(), made)
+        return made.found
+
+    async def _made(self, profile: TenantProfile, query: RecommendQuery, *, in_bulk: bool) -> _Made:
+        """A list, together with those of all who ask at once if it is one that can be made so."""
+        question = self.question(query, profile)
+        if not is_made_together(query):
+            return await self._ranked(profile, query, await self._fresh_candidates(profile, question, query))
+        weights = weights_for(query.strategy, profile.model.blend_weights if profile.model else {})
+        made = await self._fresh(
+            profile, lambda: self._finder.find_list(profile, query, question, weights, in_bulk=in_bulk)
+        )
+        if isinstance(made, Candidates):
+            return await self._ranked(profile, query, made)
+        items = await with_details(self._items, profile.tenant_key, made.items, query.item_fields)
+        self._served.computed(query.strategy, items)
+        found = Recommendations(
+            items=items,
+            strategy=query.strategy,
+            model_id=_model_id(profile, query.strategy),
+            generate_time=datetime.now(UTC),
+        )
+        return _Made(found, made.subject, made.expire_times)
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""
@@ -176,8 +210,8 @@ class Recommender:
             given=query.item_ids,
             score_neighbors=True,
         )
-        candidates, profile = await self._fresh(profile, question, as_query)
-        found = await self._ranked(profile, as_query, candidates)
+        candidates = await self._fresh_candidates(profile, question, as_query)
+        found = (await self._ranked(profile, as_query, candidates)).found
         known = set(candidates.item_ids)
         unknown = tuple(item_id for item_id in query.item_ids if item_id not in known)
         return RankedItems(await self.tell(tenant_key, as_query, found), unknown)
@@ -189,7 +223,7 @@ class Recommender:
         """
         profile = await self._profiles.get_current(tenant_key)
         question = replace(self.question(query, profile), given=(item_id,))
-        candidates, profile = await self._fresh(profile, question, query)
+        candidates = await self._fresh_candidates(profile, question, query)
         if candidates.subject.user_key is None:
             raise UserNotFound(str(query.user_id))
         if item_id not in candidates.item_ids:
@@ -199,23 +233,21 @@ class Recommender:
         return ExplainedItem(item, _model_id(profile, strategy))
 
     async def _fresh_candidates(
-        self, profile: TenantProfile, query: RecommendQuery
-    ) -> tuple[Candidates, TenantProfile]:
-        return await self._fresh(profile, self.question(query, profile), query)
-
-    async def _fresh(
         self, profile: TenantProfile, question: CandidateQuestion, query: RecommendQuery
-    ) -> tuple[Candidates, TenantProfile]:
-        """Candidates found with the user's present state: a state that lags is folded in first."""
+    ) -> Candidates:
         now = query.time or datetime.now(UTC)
-        candidates = await self._finder.find(profile, question, now)
-        subject = candidates.subject
+        return await self._fresh(profile, lambda: self._finder.find(profile, question, now))
+
+    async def _fresh(self, profile: TenantProfile, find: Callable[[], Awaitable[_OfSubject]]) -> _OfSubject:
+        """What is found with the user's present state: a state that lags is folded in first."""
+        found = await find()
+        subject = found.subject
         serving = profile.model.model_key if profile.model else None
         lags = subject.folded_version < subject.version or subject.model_key != serving
         if subject.user_key is not None and subject.version and lags:
             await self._fold_in.refresh(profile.tenant_key, profile.model, [subject.user_key], by="reader")
-            candidates = await self._finder.find(profile, question, now)
-        return candidates, profile
+            found = await find()
+        return found
 
     def question(self, query: RecommendQuery, profile: TenantProfile) -> CandidateQuestion:
         """What candidates a query wants, for a tenant as it is."""
@@ -272,18 +304,19 @@ class Recommender:
             recency=_recency(strategy, profile),
         )
 
-    async def _ranked(self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates) -> Recommendations:
+    async def _ranked(self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates) -> _Made:
         strategy, degradation, ranked = self._scored(profile, query, candidates)
         positions = [int(position) for position in ranked.positions]
         items = await self._recommended(profile, query, candidates, ranked, positions)
         self._served.computed(strategy, items)
-        return Recommendations(
+        found = Recommendations(
             items=items,
             strategy=strategy,
             model_id=_model_id(profile, strategy),
             generate_time=datetime.now(UTC),
             degradation=degradation,
         )
+        return _Made(found, candidates.subject, [candidates.expire_times[at] for at in positions])
 
     @staticmethod
     @stage(BLEND)
@@ -353,28 +386,17 @@ class Recommender:
             self._settings.neighbor_history_items,
         )
 
-    async def _keep(
-        self,
-        profile: TenantProfile,
-        who: str,
-        fingerprint: str,
-        found: Recommendations,
-        candidates: Candidates,
-    ) -> None:
-        if self._cache is None or (who and candidates.subject.user_key is None):
+    async def _keep(self, profile: TenantProfile, who: str, fingerprint: str, made: _Made) -> None:
+        found, subject = made.found, made.subject
+        if self._cache is None or (who and subject.user_key is None):
             # An unknown user has no version that could outdate the list; the first event makes one.
             return
-        shown = {item.item_id for item in found.items}
-        left_s = [
-            (expire_time - found.generate_time).total_seconds()
-            for item_id, expire_time in zip(candidates.item_ids, candidates.expire_times, strict=True)
-            if expire_time is not None and item_id in shown
-        ]
+        left_s = [(time - found.generate_time).total_seconds() for time in made.expire_times if time is not None]
         life_s = min([self._cache_settings.list_ttl_s, *left_s])
         stale_s = min([self._cache_settings.stale_ttl_s, *left_s])
         if life_s <= 0:
             return
-        versions = Versions(profile.version, candidates.subject.user_key, candidates.subject.version)
+        versions = Versions(profile.version, subject.user_key, subject.version)
         await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s, stale_s)
 
     async def tell(

@@ -1,26 +1,29 @@
 """The candidates of a question out of a snapshot: what the candidate statement finds, with arrays instead of joins.
 
-Same sources, same limits, same scores up to rounding; where the statement may search approximately this is exact.
+Same sources, same limits, same scores up to rounding; where the statement may search approximately this is exact. All
+users of whom the same is asked are answered together: a matrix product for each source in place of one sum per user.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy import sparse
 
 from recsvc.domain.arrays import Codes, Float64, Mask
 from recsvc.domain.tenancy import ServingModel
-from recsvc.storage.candidates import CandidateQuestion, Candidates, Subject
+from recsvc.engine.candidate_set import CandidateSet
+from recsvc.storage.candidates import CandidateQuestion, Subject
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SubjectState
 
 _Name = TypeVar("_Name", bound=int | str)
-_Value = TypeVar("_Value")
 _LEARNED = frozenset({"collaborative", "neighbors", "sequence"})
 _SOURCES = _LEARNED | {"popular", "trending", "new"}
+# A signal that has faded to nothing still says something: scipy leaves out what adds up to 0.
+_LEAST_SIGNAL = 1e-20
 
 
 def is_answerable(question: CandidateQuestion) -> bool:
@@ -41,122 +44,162 @@ def find_candidates(
     snapshot: ServingSnapshot,
     counters: Counters,
     model: ServingModel,
-    state: SubjectState,
+    states: Sequence[SubjectState],
     question: CandidateQuestion,
     now: datetime,
-) -> Candidates:
-    """Candidates of all asked sources, in the order of their item ids. The question must be answerable."""
+) -> CandidateSet:
+    """Candidates of all asked sources, a row for each state. The question must be answerable; whose it is is ignored.
+
+    Works on (states, items of the snapshot): who asks bounds how many states there are at a time.
+    """
     limits = question.limits
     seconds = now.timestamp()
     is_eligible = snapshot.is_open & (snapshot.publish_s <= seconds) & (snapshot.expire_s > seconds)
-    is_unseen = np.ones(len(snapshot), dtype=np.bool_)
-    is_unseen[_places(snapshot.position_of_id, question.excluded)] = False
+    is_unseen = np.ones((len(states), len(snapshot)), dtype=np.bool_)
+    is_unseen[:, _places(snapshot.position_of_id, question.excluded)] = False
     if not question.include_seen:
-        is_unseen[_places(snapshot.position_of, state.seen_keys)] = False
-    is_candidate = is_eligible & is_unseen
+        is_unseen[_joined(snapshot, [state.seen_keys for state in states])[:2]] = False
+    is_candidate = is_unseen & is_eligible
 
-    neighbors = transitions = collaborative = None
-    items, strengths, ages = _history(snapshot, model, state)
+    neighbors = transitions = None
+    history = _history(snapshot, model, states)
     if limits.get("neighbors") or question.score_neighbors:
-        signals = strengths * question.recency.get("neighbors", 1.0) ** (ages - 1)
-        neighbors = _said_by(snapshot.neighbors, items, signals)
+        signals = history.strengths * question.recency.get("neighbors", 1.0) ** (history.ages - 1)
+        neighbors = _said_by(snapshot.neighbors, len(states), history.rows, history.items, signals)
     if limits.get("sequence") or question.score_neighbors:
-        recent = ages <= question.sequence_items
-        signals = strengths[recent] * question.recency.get("sequence", 1.0) ** (ages[recent] - 1)
-        transitions = _said_by(snapshot.transitions, items[recent], signals)
-    if state.vector is not None:
-        # The length of the user's vector changes no order; half precision as the statement compares.
-        length = np.linalg.norm(state.vector)
-        direction = (state.vector / length if length else state.vector).astype(np.float16).astype(np.float32)
-        collaborative = np.where(snapshot.has_vector, snapshot.vectors @ direction, np.nan).astype(np.float64)
+        recent = history.ages <= question.sequence_items
+        signals = history.strengths[recent] * question.recency.get("sequence", 1.0) ** (history.ages[recent] - 1)
+        transitions = _said_by(snapshot.transitions, len(states), history.rows[recent], history.items[recent], signals)
+    collaborative = _inner_products(snapshot, states)
 
-    chosen = np.unique(
-        np.concatenate(
-            [
-                _best(collaborative, is_candidate, limits.get("collaborative", 0)),
-                _best_known(neighbors, is_unseen, is_eligible, limits.get("neighbors", 0)),
-                _best_known(transitions, is_unseen, is_eligible, limits.get("sequence", 0)),
-                _best(counters.popularity, is_candidate, limits.get("popular", 0)),
-                _best(counters.trends[question.trend], is_candidate, limits.get("trending", 0)),
-                _best(snapshot.newness, is_candidate, limits.get("new", 0)),
-                _places(snapshot.position_of_id, question.given),
-            ]
-        )
-    )
-    silent = np.full(len(chosen), np.nan)
-    return Candidates(
-        subject=Subject(state.user_key, state.version, state.folded_version, state.model_key, state.history_size),
-        item_keys=_picked(snapshot.item_keys, chosen),
-        item_ids=_picked(snapshot.item_ids, chosen),
+    chosen = np.zeros_like(is_candidate)
+    chosen[:, _places(snapshot.position_of_id, question.given)] = True
+    for scores, limit in (
+        (collaborative, limits.get("collaborative", 0)),
+        (counters.popularity, limits.get("popular", 0)),
+        (counters.trends[question.trend], limits.get("trending", 0)),
+        (snapshot.newness, limits.get("new", 0)),
+    ):
+        chosen |= _best(scores, is_candidate, limit)
+    for said, limit in ((neighbors, limits.get("neighbors", 0)), (transitions, limits.get("sequence", 0))):
+        # Of those that may be shown among the 2k best, which is as far as the statement looks.
+        chosen |= _best(said, _best(said, is_unseen, 2 * limit) & is_eligible, limit)
+
+    counts = chosen.sum(axis=1)
+    is_there = np.arange(counts.max(initial=0)) < counts[:, None]
+    positions = np.zeros(is_there.shape, dtype=np.int64)
+    positions[is_there] = np.nonzero(chosen)[1]
+    silent = np.full(is_there.shape, np.nan)
+
+    def picked(scores: Float64 | None) -> Float64:
+        if scores is None:
+            return silent
+        found = scores[positions] if scores.ndim == 1 else np.take_along_axis(scores, positions, axis=1)
+        return np.where(is_there, found, np.nan)
+
+    return CandidateSet(
+        snapshot=snapshot,
+        subjects=[_subject(state) for state in states],
+        positions=positions,
+        is_there=is_there,
         components={
-            "collaborative": silent if collaborative is None else collaborative[chosen],
-            "neighbors": silent if neighbors is None else neighbors[chosen],
-            "sequence": silent if transitions is None else transitions[chosen],
+            "collaborative": picked(collaborative),
+            "neighbors": picked(neighbors),
+            "sequence": picked(transitions),
             "content": silent,
-            "popular": counters.popularity[chosen],
-            "trending": counters.trends[question.trend][chosen],
-            "new": snapshot.newness[chosen],
+            "popular": picked(counters.popularity),
+            "trending": picked(counters.trends[question.trend]),
+            "new": picked(snapshot.newness),
             "recent": silent,
             "repeat": silent,
         },
-        boosts=np.ones(len(chosen)),
-        event_counts=counters.event_counts[chosen],
-        is_new=snapshot.is_derived[chosen],
-        expire_times=_picked(snapshot.expire_times, chosen),
-        categories=[()] * len(chosen),
-        vectors=snapshot.vectors[chosen] if question.want_vectors else None,
+        event_counts=counters.event_counts[positions],
+        is_new=snapshot.is_derived[positions] & is_there,
     )
 
 
-def _picked(values: Sequence[_Value], positions: Codes) -> list[_Value]:
-    return [values[at] for at in positions.tolist()]
+def _subject(state: SubjectState) -> Subject:
+    return Subject(state.user_key, state.version, state.folded_version, state.model_key, state.history_size)
 
 
 def _places(position_of: Mapping[_Name, int], names: Sequence[_Name]) -> Codes:
     return np.array([position_of[name] for name in names if name in position_of], dtype=np.int64)
 
 
-def _history(snapshot: ServingSnapshot, model: ServingModel, state: SubjectState) -> tuple[Codes, Float64, Float64]:
-    """Items that are still there, how strongly each speaks, and its age."""
-    places = [snapshot.position_of.get(key, -1) for key in state.item_keys]
-    items = np.array(places, dtype=np.int64)
-    known = items >= 0
-    weights = state.weights[known]
+def _joined(snapshot: ServingSnapshot, keys: Sequence[Codes]) -> tuple[Codes, Codes, Mask]:
+    """Keys of each user as one list: rows of users and positions of items that are still there, and which those are."""
+    positions = snapshot.keys.positions(np.concatenate(keys))
+    known = positions >= 0
+    rows = np.repeat(np.arange(len(keys)), [len(some) for some in keys])
+    return rows[known], positions[known], known
+
+
+class _History(NamedTuple):
+    """Of all users one after the other: whose, which item that is still there, how strongly it speaks, its age."""
+
+    rows: Codes
+    items: Codes
+    strengths: Float64
+    ages: Float64
+
+
+def _history(snapshot: ServingSnapshot, model: ServingModel, states: Sequence[SubjectState]) -> _History:
+    rows, items, known = _joined(snapshot, [state.item_keys for state in states])
+    weights = np.concatenate([state.weights for state in states])[known]
     liked = weights > 0
     strengths = np.where(liked, np.power(np.where(liked, weights, 1.0), model.signal_power), model.disliked_strength)
-    return items[known], strengths, state.ages[known]
+    return _History(rows, items, strengths, np.concatenate([state.ages for state in states])[known])
 
 
-def _said_by(matrix: sparse.csr_matrix[np.float32], items: Codes, signals: Float64) -> Float64:
-    """(n,): the sum of what items say for each other item times their signals; NaN for whom none says anything."""
-    n = matrix.shape[1]
-    if not len(items):
-        return np.full(n, np.nan)
-    starts, ends = matrix.indptr[items], matrix.indptr[items + 1]
-    rows = [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    columns = np.concatenate([matrix.indices[row] for row in rows])
-    said = np.concatenate([matrix.data[row] for row in rows]) * np.repeat(signals, ends - starts)
-    total = np.bincount(columns, weights=said, minlength=n).astype(np.float32).astype(np.float64)
-    return np.where(np.bincount(columns, minlength=n) > 0, total, np.nan)
+def _said_by(matrix: sparse.csr_matrix[np.float32], users: int, rows: Codes, items: Codes, signals: Float64) -> Float64:
+    """(users, n): the sum of what each user's items say for each other times their signals; NaN where none says any.
+
+    rows: ascending.
+    """
+    starts = np.searchsorted(rows, np.arange(users + 1))
+    spoken = np.maximum(signals, _LEAST_SIGNAL).astype(np.float32)
+    of_users = sparse.csr_matrix((spoken, items, starts), shape=(users, matrix.shape[0]))
+    said = of_users @ matrix
+    total = np.full((users, matrix.shape[1]), np.nan)
+    total[np.repeat(np.arange(users), np.diff(said.indptr)), said.indices] = said.data
+    return total
 
 
-def _best_known(scores: Float64 | None, is_unseen: Mask, is_eligible: Mask, k: int) -> Codes:
-    """The same of those that may be shown among the 2k best, which is as far as the statement looks."""
-    looked_at = _best(scores, is_unseen, 2 * k)
-    return _best(scores, _mask(looked_at, len(is_eligible)) & is_eligible, k)
+def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -> Float64 | None:
+    """(states, n): of the users' vectors with those of the items; NaN where either has none."""
+    rows = [row for row, state in enumerate(states) if state.vector is not None]
+    if not rows:
+        return None
+    vectors = np.array([states[row].vector for row in rows], dtype=np.float32)
+    # The length of a user's vector changes no order; half precision as the statement compares.
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    directions = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float16).astype(np.float32)
+    products = np.where(snapshot.has_vector, directions @ snapshot.vectors.T, np.nan).astype(np.float64)
+    if len(rows) == len(states):
+        return products
+    found = np.full((len(states), len(snapshot)), np.nan)
+    found[rows] = products
+    return found
 
 
-def _mask(positions: Codes, n: int) -> Mask:
-    mask = np.zeros(n, dtype=np.bool_)
-    mask[positions] = True
-    return mask
+def _best(scores: Float64 | None, is_allowed: Mask, k: int) -> Mask:
+    """(users, n): which of the scores, (n,) or (users, n), are the k largest of their row that are allowed and known.
 
-
-def _best(scores: Float64 | None, is_allowed: Mask, k: int) -> Codes:
-    """Positions of the k largest scores that are allowed and known, in no order."""
+    Of equal ones at the end of it the first are taken.
+    """
     if scores is None or not k:
-        return np.empty(0, dtype=np.int64)
-    allowed = np.flatnonzero(is_allowed & (scores == scores))
-    if len(allowed) <= k:
+        return np.zeros_like(is_allowed)
+    allowed: Mask = is_allowed & (scores == scores)
+    n = allowed.shape[1]
+    if k >= n:
         return allowed
-    return allowed[np.argpartition(scores[allowed], len(allowed) - k)[len(allowed) - k :]]
+    masked = np.where(allowed, scores, -np.inf)
+    least = np.partition(masked, n - k, axis=1)[:, n - k, None]
+    best = allowed & (masked >= least)
+    crowded = np.flatnonzero(best.sum(axis=1) > k)
+    if len(crowded):
+        above = masked[crowded] > least[crowded]
+        equal = best[crowded] & ~above
+        room = k - above.sum(axis=1, keepdims=True)
+        best[crowded] = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    return best

@@ -29,6 +29,7 @@ _SQL = load("snapshots")
 _TIMEOUT_S = 60.0
 # So few rows at a time that turning them into arrays holds nobody up.
 _VECTOR_ROWS, _ARRAY_ROWS = 500, 50
+_LEAST_WEIGHT = np.float32(1e-20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,35 @@ class Counters:
     derived_event_counts: Float64
 
 
+class KeyIndex:
+    """Where keys stand in a list of them."""
+
+    def __init__(self, keys: Sequence[ItemKey]) -> None:
+        """keys: each once."""
+        self._order = np.argsort(np.array(keys, dtype=np.int64))
+        self._ascending = np.array(keys, dtype=np.int64)[self._order]
+
+    def positions(self, keys: Sequence[ItemKey] | Codes) -> Codes:
+        """The position of each key; -1 for one that is not in the list."""
+        wanted = np.asarray(keys, dtype=np.int64)
+        if not len(self._order):
+            return np.full(len(wanted), -1)
+        places = np.minimum(np.searchsorted(self._ascending, wanted), len(self._order) - 1)
+        return np.where(self._ascending[places] == wanted, self._order[places], -1)
+
+
 @dataclass(frozen=True, slots=True)
 class ServingSnapshot:
     """Items in the order of their ids, n of them.
 
     publish_s, expire_s, newness: seconds since 1970, (n,). vectors: (n, dimension), zero where has_vector is not set.
     derived_event_counts: as Counters have them, of the vectors that are in here. neighbors, transitions: (n, n), row j
-    has what item j says for others; entries are there even where they are 0.
+    has what item j says for others; a weight of 0 is kept as next to nothing, since sparse products leave zeros out.
     """
 
     item_keys: Sequence[ItemKey]
     item_ids: Sequence[ItemId]
-    position_of: Mapping[ItemKey, int]
+    keys: KeyIndex
     position_of_id: Mapping[ItemId, int]
     is_open: Mask
     publish_s: Float64
@@ -90,10 +108,10 @@ class SubjectState:
     folded_version: int
     model_key: ModelKey | None
     history_size: int
-    item_keys: Sequence[ItemKey]
+    item_keys: Codes
     weights: Float64
     ages: Float64
-    seen_keys: Sequence[ItemKey]
+    seen_keys: Codes
     vector: Float32 | None
 
 
@@ -136,23 +154,23 @@ class SnapshotRepository:
             row = await cursor.fetchone()
             item_keys = [ItemKey(key) for key in row["item_keys"] or ()]
             item_ids = [ItemId(item_id) for item_id in row["item_ids"] or ()]
-            position_of = {key: position for position, key in enumerate(item_keys)}
+            keys = KeyIndex(item_keys)
             has_vector = np.zeros(len(item_keys), dtype=np.bool_)
             vectors = np.zeros((len(item_keys), model.dimension), dtype=np.float32)
             async with _streamed(connection, "vectors", params) as rows:
                 while chunk := await rows.fetchmany(_VECTOR_ROWS):
-                    for item in chunk:
-                        position = position_of.get(item["item_key"])
-                        if position is not None:
+                    positions = keys.positions([item["item_key"] for item in chunk])
+                    for position, item in zip(positions.tolist(), chunk, strict=True):
+                        if position >= 0:
                             vectors[position] = item["vector"].to_numpy()
                             has_vector[position] = True
-            neighbors = await _matrix(connection, "neighbors", params, position_of)
-            transitions = await _matrix(connection, "transitions", params, position_of)
+            neighbors = await _matrix(connection, "neighbors", params, keys, len(item_keys))
+            transitions = await _matrix(connection, "transitions", params, keys, len(item_keys))
         expire_times = list(row["expire_times"] or ())
         return ServingSnapshot(
             item_keys=item_keys,
             item_ids=item_ids,
-            position_of=position_of,
+            keys=keys,
             position_of_id={item_id: position for position, item_id in enumerate(item_ids)},
             is_open=np.array(row["is_open"] or (), dtype=np.bool_),
             publish_s=_floats(row["publish_s"], missing=-np.inf),
@@ -171,17 +189,12 @@ class SnapshotRepository:
         """What the counters of the snapshot's items are now."""
         row = await self._database.fetch_one(tenant_key, _SQL["counters"], {"tenant": tenant_key})
         assert row is not None  # noqa: S101  (an aggregate is always a row)
-        known = [
-            (at, snapshot.position_of[key])
-            for at, key in enumerate(row["item_keys"] or ())
-            if key in snapshot.position_of
-        ]
-        source = np.array([at for at, _ in known], dtype=np.int64)
-        target = np.array([position for _, position in known], dtype=np.int64)
+        positions = snapshot.keys.positions(row["item_keys"] or ())
+        known = positions >= 0
 
         def column(name: str, missing: float = np.nan) -> Float64:
             values = np.full(len(snapshot), missing)
-            values[target] = _floats(row[name])[source]
+            values[positions[known]] = _floats(row[name])[known]
             return values
 
         return Counters(
@@ -209,8 +222,7 @@ class SnapshotRepository:
                     "items": [snapshot.item_keys[at] for at in some],
                 },
             )
-            for row in rows:
-                at = snapshot.position_of[row["item_key"]]
+            for at, row in zip(snapshot.keys.positions([row["item_key"] for row in rows]), rows, strict=True):
                 snapshot.vectors[at] = row["vector"].to_numpy()
                 snapshot.has_vector[at] = snapshot.is_derived[at] = True
             snapshot.derived_event_counts[some] = present[some]
@@ -246,28 +258,23 @@ async def _streamed(
 
 
 async def _matrix(
-    connection: Connection, name: str, params: Mapping[str, object], position_of: Mapping[ItemKey, int]
+    connection: Connection, name: str, params: Mapping[str, object], keys: KeyIndex, n: int
 ) -> sparse.csr_matrix[np.float32]:
     """(n, n): what each item says for others, from rows of keys and weights."""
-    n = len(position_of)
     rows: list[Codes] = [np.empty(0, dtype=np.int32)]
     columns: list[Codes] = [np.empty(0, dtype=np.int32)]
     weights: list[Float32] = [np.empty(0, dtype=np.float32)]
-    keys = np.fromiter(position_of, dtype=np.int64, count=n)
-    by_key = np.argsort(keys)
-    ascending = keys[by_key]
     async with _streamed(connection, name, params) as found:
         while chunk := await found.fetchmany(_ARRAY_ROWS):
-            for row in chunk:
-                at = position_of.get(row["item_key"])
-                if at is None:
+            for at, row in zip(keys.positions([row["item_key"] for row in chunk]), chunk, strict=True):
+                if at < 0:
                     continue
-                wanted = np.array(row["keys"], dtype=np.int64)
-                places = np.minimum(np.searchsorted(ascending, wanted), n - 1)
-                known = ascending[places] == wanted
-                columns.append(by_key[places[known]].astype(np.int32))
-                weights.append(np.array(row["weights"], dtype=np.float32)[known])
-                rows.append(np.full(len(columns[-1]), at, dtype=np.int32))
+                places = keys.positions(row["keys"])
+                known = places >= 0
+                said = np.array(row["weights"], dtype=np.float32)[known]
+                columns.append(places[known].astype(np.int32))
+                weights.append(np.where(said == 0, _LEAST_WEIGHT, said))
+                rows.append(np.full(len(said), at, dtype=np.int32))
     entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
     return sparse.csr_matrix(entries, shape=(n, n), dtype=np.float32)
 
@@ -280,7 +287,7 @@ def _floats(values: Sequence[float | None] | None, missing: float = np.nan) -> F
 def _subject_state(row: DictRow) -> SubjectState | None:
     if row["user_key"] is None:
         return None
-    item_keys = row["item_keys"] or ()
+    item_keys = np.array(row["item_keys"] or (), dtype=np.int64)
     # Of a time before ages were kept there are fewer of them, and the position stands in.
     ages = _floats(row["ages"])[: len(item_keys)]
     positions = np.arange(1.0, len(item_keys) + 1)
@@ -294,6 +301,6 @@ def _subject_state(row: DictRow) -> SubjectState | None:
         item_keys=item_keys,
         weights=_floats(row["weights"])[: len(item_keys)],
         ages=positions,
-        seen_keys=row["seen_keys"] or (),
+        seen_keys=np.array(row["seen_keys"] or (), dtype=np.int64),
         vector=row["vector"].to_numpy() if row["vector"] is not None else None,
     )

@@ -26,6 +26,7 @@ LIMITS = "limits"
 CACHE_FIND = "cache.find"
 CACHE_STORE = "cache.store"
 CANDIDATES = "candidates"
+LIST = "list"
 BLEND = "blend"
 RERANK = "rerank"
 EXPLAIN = "explain"
@@ -73,6 +74,11 @@ SPANS: Mapping[str, Span] = {
         "internal",
         "Finding candidates, in a snapshot or in PostgreSQL, waiting for a search slot included.",
         {CANDIDATE_COUNT: "How many were found."},
+    ),
+    LIST: Span(
+        "internal",
+        "Making a list out of a snapshot, candidates, blend and all, together with those of all who ask at once; where no"
+        " snapshot answers, finding its candidates in PostgreSQL.",
     ),
     BLEND: Span("internal", "Blending the scores of the sources and ordering the candidates, reranking included."),
     RERANK: Span("internal", "Ordering scored candidates: diversity, category caps, exploration."),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recsvc.domain.ranking.blend import best_first, blend
+from recsvc.domain.ranking.blend import best_first, best_first_of_rows, blend
 
 finite = st.floats(min_value=-1e6, max_value=1e6)
 components = st.integers(1, 20).flatmap(
@@ -72,3 +72,16 @@ def test_blending_nothing_is_an_error() -> None:
 @given(arrays(np.float64, st.integers(0, 60), elements=st.integers(0, 5).map(float)), st.integers(0, 70))
 def test_best_first_is_the_head_of_a_stable_sort(scores: np.ndarray, k: int) -> None:
     assert best_first(scores, k).tolist() == np.argsort(-scores, kind="stable")[:k].tolist()
+
+
+_ROWS = st.tuples(st.integers(1, 5), st.integers(0, 40)).flatmap(
+    lambda shape: arrays(np.float64, shape, elements=st.integers(0, 5).map(float) | st.just(-np.inf))
+)
+
+
+@given(_ROWS, st.integers(1, 50))
+def test_the_best_of_rows_are_those_of_each_row_that_has_a_score(scores: np.ndarray, k: int) -> None:
+    rows, positions = best_first_of_rows(scores, k)
+    for row, of_row in enumerate(scores):
+        expected = [at for at in best_first(of_row, len(of_row)).tolist() if of_row[at] > -np.inf][:k]
+        assert positions[rows == row].tolist() == expected

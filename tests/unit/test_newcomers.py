@@ -90,3 +90,18 @@ def test_a_blend_without_the_collaborative_source_lets_new_items_in_all_the_same
     told = np.array([*np.linspace(1.0, 0.1, 20), 0.55])
     blended = blend({"neighbors": np.array([*np.linspace(1.0, 0.1, 20), np.nan])}, {"neighbors": 1.0})
     assert with_estimates(blended, told, np.arange(21) == 20).scores[20] == pytest.approx(0.55)
+
+
+def test_lists_of_different_lengths_are_estimated_together_as_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    told, neighbors = rng.random((4, 40)), rng.random((4, 40))
+    is_there = np.arange(40) < np.array([[40], [25], [12], [5]])
+    is_new = (np.arange(40) % 7 == 3) & is_there
+    told[~is_there] = neighbors[~is_there | is_new] = np.nan
+    parts = {"collaborative": told, "neighbors": neighbors}
+    together = with_estimates(blend(parts, _WEIGHTS), told, is_new, is_old=is_there & ~is_new)
+    for row in range(4):
+        cut = {name: part[row, is_there[row]] for name, part in parts.items()}
+        alone = with_estimates(blend(cut, _WEIGHTS), cut["collaborative"], is_new[row, is_there[row]])
+        assert together.scores[row, is_there[row]] == pytest.approx(alone.scores)
+    assert (together.scores > blend(parts, _WEIGHTS).scores).any(axis=1).tolist() == [True, True, True, False]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsvc.domain.arrays import Float64, Scores
+from recsvc.domain.arrays import Codes, Float64, Positions, Scores
 
 _NOTHING = 1e-30
 """Maxima up to here are rounding residue; dividing by them could overflow."""
@@ -51,10 +51,26 @@ def scaled_by_maximum(component: Scores) -> Float64:
     return known
 
 
-def best_first(scores: Scores, k: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def best_first(scores: Scores, k: int) -> Positions:
     """Positions of the k largest scores (n,), best first; equal scores in the order of the candidates."""
     if len(scores) > 4 * k:
         threshold = np.partition(scores, len(scores) - k)[len(scores) - k] if k > 0 else np.inf
         near = np.flatnonzero(scores >= threshold)
         return near[np.argsort(-scores[near], kind="stable")][:k]
     return np.argsort(-scores, kind="stable")[:k]
+
+
+def best_first_of_rows(scores: Scores, k: int) -> tuple[Codes, Positions]:
+    """`best_first` of each row (rows, n) that has anything: the rows, ascending, and the position of each in its row.
+
+    A score of −∞ is that of nobody, and a row may so have fewer than k.
+    """
+    n = scores.shape[1]
+    is_near = scores > -np.inf
+    if 0 < k < n:
+        is_near &= scores >= np.partition(scores, n - k, axis=1)[:, n - k, None]
+    rows, positions = np.nonzero(is_near)
+    order = np.lexsort((-scores[rows, positions], rows))
+    rows, positions = rows[order], positions[order]
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    return rows[places < k], positions[places < k]

@@ -1,0 +1,85 @@
+"""Lists out of a snapshot, made together for all who ask at once: one set of candidates, ranked as rows of arrays.
+
+Pure, and of nothing but arrays until the few items of each list are cut: it runs in a thread beside the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from operator import attrgetter
+
+from recsvc.domain.recommendations import RecommendedItem, RecommendQuery
+from recsvc.domain.tenancy import ServingModel
+from recsvc.engine.ranking import is_ranked_together, rank_together
+from recsvc.engine.snapshot_candidates import find_candidates
+from recsvc.storage.candidates import CandidateQuestion, Subject
+from recsvc.storage.snapshots import Counters, ServingSnapshot, SubjectState
+
+# Users times items at a time: more would fall out of the processor's caches, and take more memory.
+_CELLS = 200_000
+_OF_ONE_CALL = {"user_id", "session_id", "max_staleness", "placement"}
+_shared = attrgetter(*(item.name for item in fields(RecommendQuery) if item.name not in _OF_ONE_CALL))
+
+
+@dataclass(frozen=True, slots=True)
+class ListWanted:
+    """A query that `is_made_together`, the question that goes with it, what sources count, and the user's state."""
+
+    query: RecommendQuery
+    question: CandidateQuestion
+    weights: Mapping[str, float]
+    state: SubjectState
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotList:
+    """The list of a user. expire_times: of its items."""
+
+    subject: Subject
+    items: tuple[RecommendedItem, ...]
+    expire_times: tuple[datetime | None, ...]
+
+
+def is_made_together(query: RecommendQuery) -> bool:
+    """Whether all that the answer needs is in arrays: reasons are not."""
+    return is_ranked_together(query) and not query.explain
+
+
+def make_lists(
+    snapshot: ServingSnapshot, counters: Counters, model: ServingModel, wanted: Sequence[ListWanted]
+) -> list[SnapshotList]:
+    """The lists wanted, in their order; those of whom the same is asked are made as one."""
+    groups: dict[Hashable, list[int]] = {}
+    for at, each in enumerate(wanted):
+        groups.setdefault(_shared(each.query), []).append(at)
+    found: dict[int, SnapshotList] = {}
+    at_once = max(1, _CELLS // max(1, len(snapshot)))
+    for group in groups.values():
+        for start in range(0, len(group), at_once):
+            some = group[start : start + at_once]
+            lists = _alike(snapshot, counters, model, [wanted[at] for at in some])
+            found.update(zip(some, lists, strict=True))
+    return [found[at] for at in range(len(wanted))]
+
+
+def _alike(
+    snapshot: ServingSnapshot, counters: Counters, model: ServingModel, wanted: Sequence[ListWanted]
+) -> list[SnapshotList]:
+    query, question = wanted[0].query, wanted[0].question
+    now = query.time or datetime.now(UTC)
+    candidates = find_candidates(snapshot, counters, model, [each.state for each in wanted], question, now)
+    ranked = rank_together(candidates, query, wanted[0].weights)
+    positions = candidates.positions[ranked.rows, ranked.columns].tolist()
+    items: list[list[RecommendedItem]] = [[] for _ in wanted]
+    expire_times: list[list[datetime | None]] = [[] for _ in wanted]
+    for row, position, score, source in zip(
+        ranked.rows.tolist(), positions, ranked.scores.tolist(), ranked.sources, strict=True
+    ):
+        items[row].append(RecommendedItem(snapshot.item_ids[position], score, source))
+        expire_times[row].append(snapshot.expire_times[position])
+    return [
+        SnapshotList(subject, tuple(of_list), tuple(until))
+        for subject, of_list, until in zip(candidates.subjects, items, expire_times, strict=True)
+    ]
