@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import structlog
+from threadpoolctl import threadpool_limits
 
 from recsvc.cache.change_feed import ChangeFeed
 from recsvc.cache.lists import ListCache
@@ -317,6 +318,8 @@ def build_projector(storage: Storage, engine: Engine, is_busy: Callable[[], bool
 async def running_service(settings: Settings, *, expose_metrics: bool = True) -> AsyncIterator[Service]:
     """A service that answers until the block is left; then it drains. expose_metrics: whether it answers /metrics."""
     async with AsyncExitStack() as stack:
+        # After each product the threads of OpenBLAS go round in circles for more, and cost lists more than they save.
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
         storage = await stack.enter_async_context(open_storage(settings, wait_s=settings.server.start_wait_s))
         traces = await stack.enter_async_context(open_tracing(storage))
         await _redis_arrival(storage)

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from threadpoolctl import threadpool_info
 
+from recsvc.app import Service
 from recsvc.gen.v1 import admin_service_pb2 as admin_pb
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
@@ -56,6 +58,10 @@ async def test_an_acknowledged_event_changes_the_very_next_list(trained: Api) ->
     await trained.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=an_event("u1", first)))
     after = await _recommend(trained, user_id="u1", count=5)
     assert first not in {item.item_id for item in after.items}
+
+
+async def test_one_thread_computes_a_list(service: Service) -> None:
+    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 
 async def test_a_repeated_request_is_answered_from_the_cache(trained: Api) -> None:
