@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy import sparse
 
-from recsvc.domain.arrays import Codes, Float64, Mask
+from recsvc.domain.arrays import Codes, Float32, Float64, Mask, Scores
 from recsvc.domain.tenancy import ServingModel
 from recsvc.engine.candidate_set import CandidateSet
 from recsvc.storage.candidates import CandidateQuestion, Subject
@@ -91,11 +91,11 @@ def find_candidates(
     positions[is_there] = np.nonzero(chosen)[1]
     silent = np.full(is_there.shape, np.nan)
 
-    def picked(scores: Float64 | None) -> Float64:
+    def picked(scores: Float32 | Float64 | None) -> Float64:
         if scores is None:
             return silent
         found = scores[positions] if scores.ndim == 1 else np.take_along_axis(scores, positions, axis=1)
-        return np.where(is_there, found, np.nan)
+        return np.where(is_there, found, silent)
 
     return CandidateSet(
         snapshot=snapshot,
@@ -151,7 +151,7 @@ def _history(snapshot: ServingSnapshot, model: ServingModel, states: Sequence[Su
     return _History(rows, items, strengths, np.concatenate([state.ages for state in states])[known])
 
 
-def _said_by(matrix: sparse.csr_matrix[np.float32], users: int, rows: Codes, items: Codes, signals: Float64) -> Float64:
+def _said_by(matrix: sparse.csr_matrix[np.float32], users: int, rows: Codes, items: Codes, signals: Float64) -> Float32:
     """(users, n): the sum of what each user's items say for each other times their signals; NaN where none says any.
 
     rows: ascending.
@@ -160,12 +160,12 @@ def _said_by(matrix: sparse.csr_matrix[np.float32], users: int, rows: Codes, ite
     spoken = np.maximum(signals, _LEAST_SIGNAL).astype(np.float32)
     of_users = sparse.csr_matrix((spoken, items, starts), shape=(users, matrix.shape[0]))
     said = of_users @ matrix
-    total = np.full((users, matrix.shape[1]), np.nan)
+    total = np.full((users, matrix.shape[1]), np.nan, dtype=np.float32)
     total[np.repeat(np.arange(users), np.diff(said.indptr)), said.indices] = said.data
     return total
 
 
-def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -> Float64 | None:
+def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -> Float32 | None:
     """(states, n): of the users' vectors with those of the items; NaN where either has none."""
     rows = [row for row, state in enumerate(states) if state.vector is not None]
     if not rows:
@@ -174,15 +174,16 @@ def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -
     # The length of a user's vector changes no order; half precision as the statement compares.
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     directions = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float16).astype(np.float32)
-    products = np.where(snapshot.has_vector, directions @ snapshot.vectors.T, np.nan).astype(np.float64)
+    products = directions @ snapshot.vectors.T
+    products[:, ~snapshot.has_vector] = np.nan
     if len(rows) == len(states):
         return products
-    found = np.full((len(states), len(snapshot)), np.nan)
+    found = np.full((len(states), len(snapshot)), np.nan, dtype=np.float32)
     found[rows] = products
     return found
 
 
-def _best(scores: Float64 | None, is_allowed: Mask, k: int) -> Mask:
+def _best(scores: Float32 | Float64 | None, is_allowed: Mask, k: int) -> Mask:
     """(users, n): which of the scores, (n,) or (users, n), are the k largest of their row that are allowed and known.
 
     Of equal ones at the end of it the first are taken.
@@ -193,7 +194,7 @@ def _best(scores: Float64 | None, is_allowed: Mask, k: int) -> Mask:
     n = allowed.shape[1]
     if k >= n:
         return allowed
-    masked = np.where(allowed, scores, -np.inf)
+    masked = np.where(allowed, scores, _nobody(n, scores.dtype))
     least = np.partition(masked, n - k, axis=1)[:, n - k, None]
     best = allowed & (masked >= least)
     crowded = np.flatnonzero(best.sum(axis=1) > k)
@@ -203,3 +204,8 @@ def _best(scores: Float64 | None, is_allowed: Mask, k: int) -> Mask:
         room = k - above.sum(axis=1, keepdims=True)
         best[crowded] = above | (equal & (np.cumsum(equal, axis=1) <= room))
     return best
+
+
+def _nobody(n: int, kind: np.dtype[np.floating]) -> Scores:
+    """(n,): less than any score, and all different, since equal numbers make a partition five times as slow."""
+    return np.asarray(-1e30 * (1.0 + np.arange(n) / n), dtype=kind)
