@@ -77,7 +77,7 @@ SPANS: Mapping[str, Span] = {
     ),
     LIST: Span(
         "internal",
-        "Making a list out of a snapshot, candidates, blend and all, together with those of all who ask at once; where no"
+        "Making a list out of a snapshot, candidates, blend and all, with those of all who ask at once; where no"
         " snapshot answers, finding its candidates in PostgreSQL.",
     ),
     BLEND: Span("internal", "Blending the scores of the sources and ordering the candidates, reranking included."),
