@@ -30,8 +30,8 @@ class Call:
     cost: what it counts against its tenant's limits, 0 for a stream whose messages count instead; pace: waits until so
     many elements of its stream may go on, None when they are not limited; headers: what goes into the initial metadata
     besides the request id; request: None of a stream of requests, and of what could not be read; response: None of a
-    stream of responses, of which there were so many (responses) by now; wants_token: where the caller is told how new a
-    read must be to see what this call wrote, if it asked for that.
+    stream of responses, of which there were so many (responses) by now; deadline_s: what its caller gave it;
+    wants_token: where the caller is told how new a read must be to see what this call wrote, if it asked for that.
     """
 
     method: str
@@ -52,7 +52,7 @@ class Call:
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"
     # For the access log, which alone looks at them.
-    context: Context | None = field(default=None, repr=False)
+    deadline_s: float | None = None
     request_bytes: int = 0
     response: Message | None = field(default=None, repr=False)
     responses: int = 0

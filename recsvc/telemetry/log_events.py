@@ -45,7 +45,7 @@ WITH_EXCEPTION: Final[Mapping[str, str]] = {
 _TEXT = """
     timestamp level event logger request_id trace_id tenant error sqlstate constraint exception
     action actor cert_file code condition dependency detail folder grpc key_id kind message method metrics needed_for
-    outcome peer reason replica run_id signal waited_for waiting_for
+    outcome reason replica run_id signal waited_for waiting_for
 """
 _NUMBERS = """
     exit_code lines lists pid request_bytes response_bytes responses tenant_key untold worker workers
@@ -103,7 +103,6 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
             "request_bytes": "size of its request, or of all of them",
             "response_bytes": "size of its response, if it is no stream",
             "responses": "how many there were, if it is a stream",
-            "peer": "ipv4, ipv6 or unix",
             "untold": "calls before it that were not told of, since there were too many within a second",
         },
     ),

@@ -157,6 +157,7 @@ async def test_no_key_and_nothing_about_a_person_is_logged(shop: _Shop) -> None:
     async with await psycopg.AsyncConnection.connect(shop.database_url, autocommit=True) as connection:
         await connection.execute(_REFUSING.encode())
     await _everything_is_asked(shop)
+    assert shop.server.is_alive
     shop.server.stop()
 
     lines = shop.lines()

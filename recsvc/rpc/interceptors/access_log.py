@@ -40,8 +40,8 @@ class AccessLog:
         return True
 
     def enter(self, call: Call, context: Context) -> None:
-        """Keep what knows the deadline and the peer, which cost more to ask for than most calls need."""
-        call.context = context
+        """Keep the deadline: of a stream whose caller has gone, gRPC's context must not be asked for anything."""
+        call.deadline_s = context.time_remaining()
 
     def leave(self, call: Call, error: DomainError | None) -> None:
         """Tell of the call, if it is worth it; lines that are logged from now on are none of its own."""
@@ -70,19 +70,17 @@ class AccessLog:
         return False
 
     def _tell(self, call: Call, duration_s: float, error: DomainError | None) -> None:
-        context = call.context
-        remaining_s = context.time_remaining() if context is not None else None
+        deadline_ms = call.deadline_s * 1000 if call.deadline_s is not None else None
+        duration_ms = duration_s * 1000
         _log.info(
             "call.ended",
             method=call.method,
             code=call.code,
             reason=error.reason.value if error is not None else None,
-            duration_ms=round(duration_s * 1000, 1),
-            deadline_left_ms=round(remaining_s * 1000, 1) if remaining_s is not None else None,
+            duration_ms=round(duration_ms, 1),
+            deadline_left_ms=round(deadline_ms - duration_ms, 1) if deadline_ms is not None else None,
             request_bytes=call.request_bytes,
             response_bytes=call.response.ByteSize() if call.response is not None else None,
             responses=call.responses if call.policy.is_stream else None,
-            # ipv4, ipv6 or unix; the address may be a person's.
-            peer=context.peer().partition(":")[0] if context is not None else None,
             untold=self._untold or None,
         )
