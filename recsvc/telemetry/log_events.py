@@ -111,6 +111,9 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         "A call met an exception that nobody foresaw; its caller got INTERNAL and the request id.",
         {"method": "path of the method"},
     ),
+    "census.failed": LogEvent(
+        "warning", "What is stored for all tenants could not be looked at; metrics keep what they said.", _ERROR
+    ),
     "change_feed.lost": LogEvent(
         "warning", "Redis no longer tells of changes; it is asked again.", {"error": "type of the error"}
     ),
@@ -204,6 +207,8 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         "error", "Certificate files were replaced by ones that cannot be used; the old ones stay.", {"error": "why"}
     ),
     "tls.reloaded": LogEvent("info", "Certificate files were replaced.", {"cert_file": "the certificate's file"}),
+    "tracing.collector_away": LogEvent("warning", "The collector of traces no longer takes spans; said once."),
+    "tracing.collector_back": LogEvent("info", "The collector of traces takes spans again."),
     "training.end_not_noted": LogEvent("warning", "That a training run failed could not be noted.", _RUN | _ERROR),
     "training.failed": LogEvent(
         "error",
