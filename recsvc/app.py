@@ -293,7 +293,7 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
         settings.engine,
         settings.cache,
     )
-    similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles)
+    similar_items = SimilarItemFinder(storage.similar_items, storage.items, profiles, storage.metrics)
     similar_users = SimilarUserFinder(storage.similar_users, profiles, fold_in)
     item_fold_in = ItemFoldIn(storage.content, storage.changes)
     return Engine(profiles, fold_in, item_fold_in, finder, trending, recommender, similar_items, similar_users)

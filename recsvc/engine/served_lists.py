@@ -41,6 +41,8 @@ class ServedLists:
             lists = self._metrics.recommendations.labels(key[0].value, key[1].name, key[2])
             self._lists[key] = lists
         lists.inc()
+        if not found.items:
+            self._metrics.empty_lists.labels(found.strategy.value).inc()
         for source, items in Counter([item.source for item in found.items]).items():
             self._sources[source].inc(items)
         if found.strategy is Strategy.TRENDING and self._is_cold_start(query, found):

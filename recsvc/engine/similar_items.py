@@ -25,6 +25,7 @@ from recsvc.engine.item_details import with_details
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.similar_items import ItemLabels, Similar, SimilarItemRepository, SimilarQuestion
+from recsvc.telemetry.metrics import Metrics
 
 _POOL = 10
 
@@ -44,10 +45,13 @@ class SimilarItems:
 class SimilarItemFinder:
     """Finds items like a given one."""
 
-    def __init__(self, similar: SimilarItemRepository, items: ItemRepository, profiles: TenantProfiles) -> None:
+    def __init__(
+        self, similar: SimilarItemRepository, items: ItemRepository, profiles: TenantProfiles, metrics: Metrics
+    ) -> None:
         self._similar = similar
         self._items = items
         self._profiles = profiles
+        self._lists = metrics.similar_lists
 
     async def find(self, tenant_key: TenantKey, query: SimilarItemsQuery) -> SimilarItems:
         """Raises ItemNotFound."""
@@ -75,6 +79,7 @@ class SimilarItemFinder:
         degradation = Degradation()
         if basis is SimilarityBasis.BEHAVIOR and profile.model is None:
             degradation = Degradation(DegradationLevel.PARTIAL, "no model is trained yet")
+        self._lists.labels(basis.value, degradation.level.name).inc()
         return SimilarItems(
             items=await with_details(self._items, tenant_key, listed, query.item_fields),
             by=basis,

@@ -13,16 +13,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from recsvc.app import Service, Storage
 from recsvc.cli.tenants import new_key
+from recsvc.domain.catalog import Item
+from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.tenancy import Scope, Tenant
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.settings import MetricsSettings, Settings
+from recsvc.storage.statistics import StatisticsRepository
 from recsvc.telemetry.metrics import Metrics
 from tests.api import Api, failure
 from tests.cinema import an_event, open_cinema, train
 from tests.e2e.servers import another_server
 from tests.e2e.test_watch import next_list, watching
-from tests.e2e.workers import callers, running_workers
+from tests.e2e.workers import Workers, callers, running_workers
 
 _GAUGES_S = 1.0
 _SOON_S = 20.0
@@ -84,6 +87,8 @@ async def _after_traffic(settings: Settings, tenant: Tenant) -> AsyncIterator[Se
 async def _call(api: Api) -> None:
     for user_id in ("u1", "u1", "u2", "never-seen"):
         await api.recommendations.Recommend(pb.RecommendRequest(user_id=user_id))
+    await api.recommendations.Recommend(pb.RecommendRequest(user_id="u1", filter='item_type = "boat"'))
+    await api.recommendations.SimilarItems(pb.SimilarItemsRequest(item_id="Drama-0"))
     await _buy_what_was_recommended(api)
     # The first of them has the snapshot read that answers later ones.
     for user in range(3, 40):
@@ -127,3 +132,18 @@ async def test_workers_add_up_what_each_holds_and_tell_the_worst_of_what_each_se
         assert await workers.metric("recsvc_pool_connections_max") == 2 * settings.postgres.pool_size
         assert await workers.metric("recsvc_statement_seconds_count", statement="tenant_profile") >= 2
         assert await workers.metric("recsvc_ready") == 1
+
+
+async def test_what_workers_share_is_told_once(settings: Settings, storage: Storage, tenant: TenantKey) -> None:
+    await storage.items.upsert_many(tenant, [Item(ItemId(f"i{number}")) for number in range(100)])
+    statistics = StatisticsRepository(storage.database)
+    with running_workers(settings, 2, RECSVC_METRICS__CENSUS_S="0.2") as workers:
+        await workers.serve(2)
+        # PostgreSQL tells of what a connection has done some seconds later.
+        async with asyncio.timeout(_SOON_S):
+            while not await _agree(workers, (await statistics.read()).rows["items"]):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+
+
+async def _agree(workers: Workers, items: float) -> bool:
+    return items >= 100 and await workers.metric("recsvc_stored_rows", table="items") == items

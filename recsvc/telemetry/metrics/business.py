@@ -24,6 +24,15 @@ class BusinessMetrics(Registered):
         self.recommended_items = self._counter(
             "recsvc_recommended_items_total", "Items of such lists, by the source that spoke for them most.", "source"
         )
+        self.empty_lists = self._counter(
+            "recsvc_empty_lists_total", "Lists without a single item, by the strategy that made them.", "strategy"
+        )
+        self.similar_lists = self._counter(
+            "recsvc_similar_lists_total",
+            "Answers of SimilarItems, by what made the items similar and how good the answers were.",
+            "by",
+            "degradation",
+        )
         self.cold_starts = self._counter(
             "recsvc_cold_starts_total",
             "Personal lists for a user or session of whom nothing was known, made of what trends.",

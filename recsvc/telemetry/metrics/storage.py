@@ -55,7 +55,7 @@ class StorageMetrics(Registered):
         self.statement_seconds = self._histogram(
             "recsvc_statement_seconds",
             "Duration of SQL statements, failed ones too, by their name in the .sql files; for those of a single round"
-            " trip, begin and commit are part of it.",
+            " trip, begin and commit are part of it. Not of exports and COPY, which last as long as their readers.",
             "statement",
             buckets=_STATEMENT_SECONDS,
         )
