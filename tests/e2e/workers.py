@@ -49,6 +49,11 @@ class Workers:
         """Of gRPC, as the parent tells it."""
         return int(self.said("workers.supervised")[0]["grpc"].rpartition(":")[2])
 
+    @property
+    def metrics_address(self) -> str:
+        """Of /metrics, as the parent tells it."""
+        return str(self.said("workers.supervised")[0]["metrics"])
+
     async def serve(self, starts: int) -> None:
         """Wait until so many workers have begun to serve since the start."""
         async with asyncio.timeout(_START_S):
@@ -62,8 +67,8 @@ class Workers:
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples that have these labels, as /metrics of the parent gives them."""
-        address = self.said("workers.supervised")[0]["metrics"]
-        with await asyncio.to_thread(urllib.request.urlopen, f"http://{address}/metrics", timeout=10) as answer:
+        url = f"http://{self.metrics_address}/metrics"
+        with await asyncio.to_thread(urllib.request.urlopen, url, timeout=10) as answer:
             families = text_string_to_metric_families(answer.read().decode())
         samples = [sample for each in families for sample in each.samples if sample.name == name]
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
