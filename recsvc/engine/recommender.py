@@ -183,7 +183,7 @@ class Recommender:
         )
         if isinstance(made, Candidates):
             return await self._ranked(profile, query, made)
-        items = await with_details(self._items, profile.tenant_key, made.items, query.item_fields)
+        items = await with_details(self._items, profile, made.items, query.item_fields)
         self._served.computed(query.strategy, items)
         found = Recommendations(
             items=items,
@@ -346,7 +346,7 @@ class Recommender:
             )
             for at in positions
         ]
-        return await with_details(self._items, profile.tenant_key, found, query.item_fields)
+        return await with_details(self._items, profile, found, query.item_fields)
 
     async def _because(
         self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates, positions: Sequence[int]

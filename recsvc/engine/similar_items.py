@@ -81,7 +81,7 @@ class SimilarItemFinder:
             degradation = Degradation(DegradationLevel.PARTIAL, "no model is trained yet")
         self._lists.labels(basis.value, degradation.level.name).inc()
         return SimilarItems(
-            items=await with_details(self._items, tenant_key, listed, query.item_fields),
+            items=await with_details(self._items, profile, listed, query.item_fields),
             by=basis,
             model_id=profile.model.model_id if profile.model and basis is SimilarityBasis.BEHAVIOR else "",
             generate_time=datetime.now(UTC),

@@ -1,4 +1,7 @@
-"""The one round trip of Recommend: from a question in keys and limits to arrays of candidates with component scores."""
+"""The one round trip of Recommend: from a question in keys and limits to arrays of candidates with component scores.
+
+With replicas there are two: the primary says what is known of the subject, and a replica that knows it, too, searches.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import UserKind
 from recsvc.storage.database import Database
 from recsvc.storage.filter_sql import ITEM_COLUMNS, CompiledFilter, compile_filter
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.statements import compose, load
 from recsvc.telemetry.spans import EXPLAIN
 from recsvc.telemetry.stages import stage
@@ -120,8 +124,9 @@ _COMPONENTS = {
 class CandidateRepository:
     """Asks PostgreSQL for candidates."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replicas: Replicas) -> None:
         self._database = database
+        self._replicas = replicas
 
     async def find(
         self, tenant_key: TenantKey, model: ServingModel | None, question: CandidateQuestion, now: datetime
@@ -177,8 +182,33 @@ class CandidateRepository:
         # A list of candidates shorter than the limit would be searched again and again.
         ef_search = min(_MAX_EF_SEARCH, max(_MIN_EF_SEARCH, limits.get("collaborative", 0)))
         tune = compose(_SQL["tune_search"], ef_search=sql.Literal(str(ef_search)))
-        rows = await self._database.fetch_all(tenant_key, query, params, setting=tune)
+        rows = await self._searched(tenant_key, model, query, params, tune)
         return _candidates(rows, question.want_vectors, serving.dimension)
+
+    async def _searched(
+        self,
+        tenant_key: TenantKey,
+        model: ServingModel | None,
+        query: sql.Composed,
+        params: Mapping[str, object],
+        tune: sql.Composed,
+    ) -> list[DictRow]:
+        """From a replica only if the primary would have found it with the same catalogue, model and state."""
+        if not self._replicas.fresh:
+            return await self._database.fetch_all(tenant_key, query, params, setting=tune)
+        asked = {name: params[name] for name in ("tenant", "kind", "user_id")}
+        now = await self._database.fetch_one(tenant_key, _SQL["subject_now"], asked)
+        if now is None or _lags(now, model.model_key if model else None):
+            # It is folded in next, and then no replica has it yet.
+            return await self._database.fetch_all(tenant_key, query, params, setting=tune)
+        return await self._replicas.fetch_all(
+            tenant_key,
+            query,
+            params,
+            version=now["tenant_version"],
+            setting=tune,
+            suffices=lambda rows: _state(_subject_row(rows)) == _state(now),
+        )
 
     @stage(EXPLAIN)
     async def explanations(
@@ -280,8 +310,21 @@ def category_expression(category_field: str | None) -> CompiledFilter:
             )
 
 
+def _subject_row(rows: Sequence[DictRow]) -> DictRow:
+    return next(row for row in rows if row["item_key"] is None)
+
+
+def _state(subject: DictRow) -> tuple[object, ...]:
+    return tuple(subject[name] for name in ("user_key", "version", "folded_version", "model_key"))
+
+
+def _lags(subject: DictRow, model_key: ModelKey | None) -> bool:
+    version = subject["version"] or 0
+    return version > 0 and ((subject["folded_version"] or 0) < version or subject["model_key"] != model_key)
+
+
 def _candidates(rows: Sequence[DictRow], want_vectors: bool, dimension: int) -> Candidates:
-    state = next(row for row in rows if row["item_key"] is None)
+    state = _subject_row(rows)
     found = [row for row in rows if row["item_key"] is not None]
     vectors = None
     if want_vectors:

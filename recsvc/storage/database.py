@@ -31,7 +31,7 @@ from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
 from recsvc.storage.failures import ConnectionLost, translated_errors
-from recsvc.storage.statements import UNNAMED, name_of
+from recsvc.storage.statements import UNNAMED, load, name_of
 from recsvc.storage.traced_cursors import sql_span
 from recsvc.telemetry.metrics import Metrics
 from recsvc.telemetry.spans import ROWS, SQL
@@ -45,6 +45,7 @@ _LEAST_A_SECOND = {_TRIVIAL: 1, _READ: 5}
 _JITTER = 0.25
 # A second one finds what took the place of a connection that had died; who is silent is waited for only once.
 _READ_AGAIN = RetryPolicy(attempts=2, backoff=Backoff(first_s=0.01, longest_s=0.01), longest_s=1.0)
+_SQL = load("snapshots")
 Query = sql.Composed | sql.SQL | bytes
 Params = Mapping[str, object]
 
@@ -58,6 +59,10 @@ _ENTER_SERVICE = (
     b"SELECT set_config('statement_timeout', %(timeout_ms)s, true),"
     b" set_config('client_connection_check_interval', '250', true)"
 )
+
+
+class ReplicaBehind(StorageUnavailable):
+    """Occurs when a replica, lagging within its bounds, lacks what one question needs."""
 
 
 class Database:
@@ -278,23 +283,32 @@ class Database:
         params: Params,
         *,
         setting: Query | None = None,
+        version: int | None = None,
     ) -> list[DictRow]:
         """The rows of `run_once`, for statements that change nothing: once more if the connection turns out dead."""
         return await self.retries.run(
             "read",
-            lambda: self.run_once(tenant_key, query, params, setting=setting),
+            lambda: self.run_once(tenant_key, query, params, setting=setting, version=version),
             _READ_AGAIN,
             lambda error: isinstance(error, ConnectionLost),
         )
 
     async def run_once(
-        self, tenant_key: TenantKey, query: str | sql.Composed, params: Params, *, setting: Query | None = None
+        self,
+        tenant_key: TenantKey,
+        query: str | sql.Composed,
+        params: Params,
+        *,
+        setting: Query | None = None,
+        version: int | None = None,
     ) -> list[DictRow]:
         """Run one statement for a tenant in a single round trip: begin, enter, statement and commit go out together.
 
-        setting: one more statement before it (SET LOCAL of a planner or index option).
+        setting: one more statement before it (SET LOCAL of a planner or index option). version: of the tenant that the
+        statement must see, or a later one; else raises ReplicaBehind.
         """
         timeout_s = self._settings.statement_timeout_s
+        seen = None
         with self._guarded():
             async with self._leased(timeout_s) as connection:
                 with self._timed(_READ, self._settings.breaker_slow_s), connection.timed(name_of(query) or UNNAMED):
@@ -304,8 +318,16 @@ class Database:
                         )
                         if setting is not None:
                             await connection.execute(setting)
+                        # Each statement sees what was committed when it began: the next one sees this version at least.
+                        if version is not None:
+                            seen = await connection.execute(_SQL["tenant_version"].encode(), {"tenant": tenant_key})
                         cursor = await connection.execute(_as_query(query), params, binary=True)
-                return await cursor.fetchall()
+                rows = await cursor.fetchall()
+                found = await seen.fetchone() if seen is not None else None
+        # Outside of what the breaker judges: a server that lags answers all the same.
+        if version is not None and (found is None or found["version"] < version):
+            raise ReplicaBehind
+        return rows
 
     async def fetch_one(self, tenant_key: TenantKey, query: str | sql.Composed, params: Params) -> DictRow | None:
         """The first row of `fetch_all`, or None."""

@@ -192,6 +192,19 @@ class ItemRepository:
         )
         return {ItemId(row["item_id"]): _item(row) for row in rows}
 
+    async def details(self, tenant_key: TenantKey, item_ids: Sequence[ItemId], version: int) -> Mapping[ItemId, Item]:
+        """The items of a list that goes by a version of the tenant, by id; those that are gone are left out."""
+        params = {"tenant": tenant_key, "item_ids": list(item_ids)}
+        rows = await self._replicas.fetch_all(
+            tenant_key,
+            _SQL["get_items"],
+            params,
+            version=version,
+            # The list may know of an item that came after that version.
+            suffices=lambda rows: len(rows) == len(set(item_ids)),
+        )
+        return {ItemId(row["item_id"]): _item(row) for row in rows}
+
     async def any_of(self, tenant_key: TenantKey) -> bool:
         """Whether the tenant has any item."""
         row = await self._database.fetch_one(tenant_key, _SQL["any_items"], {"tenant": tenant_key})

@@ -11,12 +11,14 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self, TypeVar
 
 import structlog
+from psycopg import sql
 from psycopg.errors import SerializationFailure
+from psycopg.rows import DictRow
 
 from recsvc.domain.consistency import NO_REPLICA, Consistency
 from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
@@ -24,7 +26,7 @@ from recsvc.domain.ids import TenantKey
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
-from recsvc.storage.database import Database
+from recsvc.storage.database import Database, Params, Query, ReplicaBehind
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -35,10 +37,6 @@ _POSITION = b"SELECT pg_current_wal_lsn() - '0/0'::pg_lsn AS position"
 # A server that was promoted is no replica of ours: it says nothing of what the primary holds.
 _REPLAYED = b"SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0'::pg_lsn END AS position"
 _Answer = TypeVar("_Answer")
-
-
-class ReplicaBehind(StorageUnavailable):
-    """Occurs when a replica, lagging within its bounds, lacks what one question needs."""
 
 
 class PrimaryPositions:
@@ -111,6 +109,31 @@ class Replicas:
         if consistency.position is None:
             return await question(self._primary)
         return await self.read(question, position=consistency.position)
+
+    async def fetch_all(
+        self,
+        tenant_key: TenantKey,
+        query: str | sql.Composed,
+        params: Params,
+        *,
+        version: int,
+        setting: Query | None = None,
+        suffices: Callable[[Sequence[DictRow]], bool] = lambda _: True,
+    ) -> list[DictRow]:
+        """`Database.fetch_all` of a replica that has the tenant at this version or a later one, else of the primary.
+
+        suffices: whether the rows of a replica are new enough in other ways.
+        """
+
+        async def ask(database: Database) -> list[DictRow]:
+            if database is self._primary:
+                return await database.fetch_all(tenant_key, query, params, setting=setting)
+            rows = await database.fetch_all(tenant_key, query, params, setting=setting, version=version)
+            if not suffices(rows):
+                raise ReplicaBehind
+            return rows
+
+        return await self.read(ask)
 
     async def read(self, question: Callable[[Database], Awaitable[_Answer]], *, position: int = 0) -> _Answer:
         """What a replica in the set answers, else another one or the primary; asked twice at most.

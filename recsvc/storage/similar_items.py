@@ -16,6 +16,7 @@ from recsvc.domain.ids import ItemId, ItemKey, TenantKey
 from recsvc.domain.tenancy import ServingModel
 from recsvc.storage.candidates import NO_MODEL, category_expression, eligible_items
 from recsvc.storage.database import Database
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.statements import compose, load
 
 _SQL = load("similar")
@@ -37,10 +38,11 @@ class SimilarQuestion:
 
 @dataclass(frozen=True, slots=True)
 class ItemLabels:
-    """An item with its categories and tags."""
+    """An item with its categories and tags, and the version of the tenant at that moment."""
 
     item_key: ItemKey
     labels: Sequence[str]
+    tenant_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,16 @@ class Similar:
 class SimilarItemRepository:
     """Asks PostgreSQL for similar items."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, replicas: Replicas) -> None:
         self._database = database
+        self._replicas = replicas
 
     async def item(self, tenant_key: TenantKey, item_id: ItemId) -> ItemLabels:
         """Raises ItemNotFound."""
         row = await self._database.fetch_one(tenant_key, _SQL["find_item"], {"tenant": tenant_key, "item_id": item_id})
         if row is None:
             raise ItemNotFound(item_id)
-        return ItemLabels(ItemKey(row["item_key"]), row["labels"])
+        return ItemLabels(ItemKey(row["item_key"]), row["labels"], row["tenant_version"])
 
     async def by_behavior(
         self,
@@ -135,7 +138,8 @@ class SimilarItemRepository:
             **eligible.params,
             **category.params,
         }
-        return [_similar(row) for row in await self._database.fetch_all(tenant_key, query, params)]
+        rows = await self._replicas.fetch_all(tenant_key, query, params, version=item.tenant_version)
+        return [_similar(row) for row in rows]
 
 
 def _similar(row: DictRow) -> Similar:

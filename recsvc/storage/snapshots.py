@@ -21,8 +21,8 @@ from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import UserKind
 from recsvc.storage.connection import Connection
-from recsvc.storage.database import Database, execute
-from recsvc.storage.replicas import ReplicaBehind, Replicas
+from recsvc.storage.database import Database, ReplicaBehind, execute
+from recsvc.storage.replicas import Replicas
 from recsvc.storage.statements import load
 
 _SQL = load("snapshots")

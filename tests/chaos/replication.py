@@ -44,6 +44,13 @@ class ReplicatedPair:
         """The replica shows what it has received meanwhile."""
         await run(self.replica.url, b"SELECT pg_wal_replay_resume()")
 
+    async def has_replayed(self, position: int) -> None:
+        """Wait until the replica shows what is before this position of the primary's log."""
+        replayed = f"SELECT pg_last_wal_replay_lsn() - '0/0'::pg_lsn >= {position}".encode()
+        async with asyncio.timeout(_PAUSED_S):
+            while not await run(self.replica.url, replayed):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     async def replicate_synchronously(self) -> None:
         """From now on the primary acknowledges nothing that the replica has not got, nor what was there before."""
         await run(self.primary.url, b"ALTER SYSTEM SET synchronous_standby_names = '*'")

@@ -18,8 +18,8 @@ from recsvc.domain.ids import ItemId, TenantId, TenantKey
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.settings import PostgresSettings, Settings
 from recsvc.storage.candidates import NO_MODEL
-from recsvc.storage.database import Database
-from recsvc.storage.replicas import ReplicaBehind, Replicas
+from recsvc.storage.database import Database, ReplicaBehind
+from recsvc.storage.replicas import Replicas
 from recsvc.telemetry.metrics import Metrics
 from tests.chaos.replication import ReplicatedPair, replicated_pair, run
 

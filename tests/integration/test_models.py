@@ -119,7 +119,7 @@ async def _user_key(storage: Storage, tenant: TenantKey) -> UserKey:
 async def test_the_index_finds_what_exact_search_finds(storage: Storage, large: Large) -> None:
     await _folded(storage, large.tenant)
     question = CandidateQuestion(user_id="u", limits={"collaborative": 100})
-    found = await CandidateRepository(storage.database).find(
+    found = await CandidateRepository(storage.database, storage.replicas).find(
         large.tenant, await _serving(storage, large.tenant), question, _NOW
     )
     scores = large.vectors @ large.vectors[:10].sum(axis=0)
@@ -149,7 +149,7 @@ async def test_the_statements_of_every_request_use_indexes(
     monkeypatch.setattr(type(storage.database), "fetch_all", explaining)
     serving = await _serving(storage, large.tenant)
     question = CandidateQuestion(user_id="u", limits={"collaborative": 50, "neighbors": 50, "trending": 20})
-    await CandidateRepository(storage.database).find(large.tenant, serving, question, _NOW)
+    await CandidateRepository(storage.database, storage.replicas).find(large.tenant, serving, question, _NOW)
     candidates = plans["candidates"]
     assert f"item_factors_{large.model.model_key}_vector_idx" in candidates
     for table in ("items", "item_neighbors", "item_stats", "item_factors", "user_state", "users"):

@@ -52,7 +52,9 @@ async def test_a_basket_is_found_by_its_user_and_its_time(
     plans: list[list[str]] = []
     fetch = storage.database.fetch_all
 
-    async def explained(_self: object, tenant: TenantKey, query: sql.Composed, params: object) -> list[DictRow]:
+    async def explained(
+        _self: object, tenant: TenantKey, query: sql.Composed, params: object, *, setting: None
+    ) -> list[DictRow]:
         if "bought_together" in query.as_string():
             plan = await fetch(tenant, sql.SQL("EXPLAIN ") + query, params)  # type: ignore[arg-type]
             plans.append([row["QUERY PLAN"] for row in plan])

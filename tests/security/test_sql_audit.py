@@ -37,6 +37,7 @@ _HANDED_ON = {
     ("storage/database.py", "enter"): "one of two constants of this module",
     ("storage/api_keys.py", "statement"): "a block, given by rotate and revoke",
     ("storage/replicas.py", "statement"): "one of two constants of this module",
+    ("storage/replicas.py", "query"): "composed by the callers of its fetch_all, each of which is read here",
     ("storage/listing.py", "statement"): "a block, given by the callers of fetch_page, each of which is read here",
     ("storage/statements.py", "statement"): "compose itself; its callers are read here",
     ("storage/traced_cursors.py", "query"): "what a cursor of psycopg is asked for, by callers that are read here",

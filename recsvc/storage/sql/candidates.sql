@@ -176,6 +176,15 @@ LEFT JOIN (SELECT item_key, min(position) AS position, max(weight) AS weight FRO
      ON h.item_key = c.item_key AND %(history_limit)s > 0
 ORDER BY i.item_id);
 
+-- subject_now --
+-- What a search for candidates must have seen to be as new as one at the primary: the tenant's version, and the state of
+-- the subject, NULL for whom nobody knows.
+SELECT v.version AS tenant_version, u.user_key, s.version, s.folded_version, s.model_key
+FROM tenant_versions v
+LEFT JOIN users u ON u.tenant_key = v.tenant_key AND u.kind = %(kind)s AND u.user_id = %(user_id)s
+LEFT JOIN user_state s ON s.tenant_key = u.tenant_key AND s.user_key = u.user_key
+WHERE v.tenant_key = %(tenant)s;
+
 -- tune_search --
 -- How far the vector index looks: the list of candidates it keeps, and that it goes on when filters drop many. Joins run
 -- in the order in which the statement has them: from few candidates to their items, whatever the statistics say. The

@@ -1,6 +1,8 @@
 -- find_item --
 -- The item that others shall be like.
-SELECT item_key, categories || tags AS labels FROM items WHERE tenant_key = %(tenant)s AND item_id = %(item_id)s;
+SELECT item_key, categories || tags AS labels,
+       (SELECT version FROM tenant_versions WHERE tenant_key = %(tenant)s) AS tenant_version
+FROM items WHERE tenant_key = %(tenant)s AND item_id = %(item_id)s;
 
 -- similar_by_behavior --
 -- Neighbours of an item, filtered.
