@@ -1,4 +1,4 @@
-"""Writes the dashboards as Grafana reads them, or with --check proves that they are what `boards.py` says.
+"""Writes the dashboards as Grafana reads them, or with --check proves that they are what `boards` says.
 
 python -m deploy.grafana.render [--check]
 """
@@ -21,7 +21,8 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from deploy.grafana.boards import BOARDS, Board, Graph
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.boards.graph import Board, Graph
 
 _FOLDER = Path(__file__).resolve().parent / "dashboards"
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

@@ -25,6 +25,9 @@ _MAY_BE_EMPTY = {
     "Degraded, by where the list came from": "PostgreSQL answers",
     "Lag of replicas": "there are none",
     "Reads that may be a little old": "there are no replicas",
+    "Calls by tenant": "tenants are not told apart",
+    "Age of serving models": "no model is trained",
+    "Training runs under way": "no model is trained",
 }
 """Graphs without a line under this traffic, and why."""
 

@@ -39,6 +39,9 @@ class TenantMetrics(Registered):
             "outcome",
             buckets=_TRAINING_SECONDS,
         )
+        for outcome in ("succeeded", "failed", "stopped"):
+            # Of a series that begins with the first failure nobody would see an increase.
+            self.training_seconds.labels(outcome)
         self.stored_rows = self._gauge(
             "recsvc_stored_rows",
             "Items, users and events of all tenants, as PostgreSQL estimates their number.",
