@@ -2,8 +2,8 @@
 
     python docs/generate.py [--check]
 
-The text around the tables stands in observability.md.j2. A metric is described where it is registered, so that this
-page cannot name one that does not exist, nor leave one out.
+The text around the tables stands in observability.md.j2. A metric is described where it is registered, events and spans
+where they are declared, so that this page cannot name one that does not exist, nor leave one out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from recsvc.telemetry.exposition import worker_ends
+from recsvc.telemetry.log_events import EVERY_LINE, LOG_EVENTS, WHILE_ANSWERING, WITH_EXCEPTION
 from recsvc.telemetry.metrics import Metrics
 from recsvc.telemetry.metrics.registered import LAST, LEAST, SUM, WORST
+from recsvc.telemetry.spans import SPANS
 
 HERE = Path(__file__).resolve().parent
 _PAGE = HERE / "observability.md"
@@ -80,7 +82,14 @@ def page() -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.get_template(f"{_PAGE.name}.j2").render(metrics=declared_metrics())
+    return environment.get_template(f"{_PAGE.name}.j2").render(
+        metrics=declared_metrics(),
+        every_line=EVERY_LINE,
+        while_answering=WHILE_ANSWERING,
+        with_exception=WITH_EXCEPTION,
+        log_events=LOG_EVENTS,
+        spans=SPANS,
+    )
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from recsvc.telemetry.log_events import LOG_EVENTS
 from tests.prometheus import PROMTOOL, needs_prometheus
 from tests.promql import is_series, mistakes
 
@@ -72,6 +73,11 @@ def test_guides_name_metrics_that_there_are(page: str) -> None:
     text = (_ROOT / "docs" / page).read_text(encoding="utf-8")
     names = set(re.findall(r"\brecsvc_\w+", text)) - {"recsvc_app"}  # a role in PostgreSQL
     assert {name for name in names if not is_series(name) and not is_series(f"{name}_count")} == set()
+
+
+def test_the_runbook_names_log_events_that_there_are() -> None:
+    text = (_ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`([a-z_]+\.[a-z_]+)`", text)) <= LOG_EVENTS.keys()
 
 
 @pytest.mark.parametrize("rule", list(_rules()), ids=lambda rule: rule.get("alert") or rule.get("record"))
