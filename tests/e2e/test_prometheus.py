@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -11,10 +13,14 @@ import pytest
 
 from deploy.grafana.boards import BOARDS
 from recsvc.app import Service
+from recsvc.domain.tenancy import Tenant
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from recsvc.settings import Settings
 from tests.api import Api, failure
 from tests.cinema import an_event, open_cinema, watched_by
+from tests.e2e.servers import another_server
+from tests.otlp import collector
 from tests.prometheus import Prometheus, needs_prometheus, running_prometheus
 
 pytestmark = needs_prometheus
@@ -25,6 +31,9 @@ _MAY_BE_EMPTY = {
     "Degraded, by where the list came from": "PostgreSQL answers",
     "Lag of replicas": "there are none",
     "Reads that may be a little old": "there are no replicas",
+    "Further attempts": "nothing fails",
+    "Further attempts by operation": "nothing fails",
+    "Spans of traces": "there are none",
     "Calls by tenant": "tenants are not told apart",
     "Age of serving models": "no model is trained",
     "Training runs under way": "no model is trained",
@@ -32,11 +41,16 @@ _MAY_BE_EMPTY = {
 """Graphs without a line under this traffic, and why."""
 
 
+def metrics_port(service: Service) -> int:
+    """Where it answers /metrics."""
+    assert service.metrics_port is not None
+    return service.metrics_port
+
+
 @pytest.fixture
 async def prometheus(service: Service) -> AsyncIterator[Prometheus]:
     """It looks at the service every second."""
-    assert service.metrics_port is not None
-    async with running_prometheus(service.metrics_port) as running:
+    async with running_prometheus(metrics_port(service)) as running:
         yield running
 
 
@@ -135,3 +149,23 @@ async def test_graphs_draw_what_there_is(watched: Prometheus) -> None:
     with suppress(TimeoutError):
         await _until(is_all_drawn)
     assert await _without_a_line(watched) == set()
+
+
+async def test_a_bucket_leads_to_the_trace_of_a_call(settings: Settings, new_tenant: Tenant) -> None:
+    trace_id = secrets.token_hex(16)
+    metadata = (("traceparent", f"00-{trace_id}-{secrets.token_hex(8)}-01"),)
+    async with (
+        collector() as kept,
+        another_server(settings, new_tenant, tracing=kept.settings()) as (service, api),
+        running_prometheus(metrics_port(service)) as prometheus,
+    ):
+
+        async def is_stored() -> bool:
+            await api.recommendations.Recommend(pb.RecommendRequest(user_id="u1", count=5), metadata=metadata)
+            now = time.time()
+            series = await prometheus.ask(
+                "query_exemplars", query="recsvc_call_seconds_bucket", start=f"{now - 60}", end=f"{now}"
+            )
+            return trace_id in {exemplar["labels"]["trace_id"] for each in series for exemplar in each["exemplars"]}
+
+        await _until(is_stored)

@@ -96,6 +96,12 @@ SERVICE = Board(
             Graph("Ends of workers", "", "none", {"{{instance}}": "increase(recsvc_worker_ends_total{$at}[5m])"}),
             Graph("Watched lists", "", "none", {"{{instance}}": "recsvc_watchers{$at}"}),
             Graph("Changed lists sent", "", "cps", {"lists": rate("recsvc_watch_updates_total")}),
+            Graph(
+                "Spans of traces",
+                "Sent or lost, by why.",
+                "cps",
+                {"{{outcome}}": rate("recsvc_trace_spans_total", "outcome")},
+            ),
         ],
     },
 )

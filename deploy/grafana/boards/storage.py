@@ -57,6 +57,30 @@ STORAGE = Board(
                 True,
             ),
         ],
+        "Further attempts": [
+            Graph(
+                "Further attempts",
+                "By what came of them; no_budget and no_time were not made.",
+                "cps",
+                {"{{outcome}}": rate("recsvc_retries_total", "outcome")},
+            ),
+            Graph(
+                "Further attempts by operation",
+                "",
+                "cps",
+                {"{{operation}}": rate("recsvc_retries_total", "operation")},
+            ),
+            Graph(
+                "Changes of breakers",
+                "Within five minutes.",
+                "none",
+                {
+                    "{{dependency}} {{state}}": (
+                        "sum by (dependency, state) (increase(recsvc_breaker_changes_total{$at}[5m]))"
+                    )
+                },
+            ),
+        ],
         "Redis and caches": [
             Graph("Redis, p99", "By command.", "s", {"{{command}}": quantile(0.99, "recsvc_redis_seconds", "command")}),
             Graph("Commands that Redis did not answer", "", "cps", {"failures": rate("recsvc_redis_failures_total")}),
