@@ -1,8 +1,8 @@
 """What telemetry costs a cached Recommend: one server a row, each with one part more, called in turn.
 
-The rows are called in turn, a few hundred calls of each a round, so that whatever else the machine does meets all of
-them alike; each is compared with the one without any telemetry within its round, and medians are told. Traces go to a
-collector in a process of its own, which throws them away.
+The rows are called in turn, some calls of each a round and in another order each time, so that whatever else the
+machine does meets all of them alike; each is compared with the one without any telemetry within its round, and medians
+are told. Traces go to a collector in a process of its own, which throws them away.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -35,7 +36,8 @@ from recsvc.telemetry.metrics import Metrics
 _METHOD = "/recsvc.v1.RecommendationService/Recommend"
 _COLLECT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _CALLERS = 16
-_CALLS = 400
+_CALLS = 160
+_WARM_UP_ROUNDS = 3
 _START_S = 60.0
 _NO_METRICS = "RECSVC_BENCH_NO_METRICS"
 _OFF = {_NO_METRICS: "1", "RECSVC_LOG_LEVEL": "ERROR"}
@@ -47,7 +49,12 @@ _ROWS: Mapping[str, Mapping[str, str]] = {
     "metrics": {"RECSVC_LOG_LEVEL": "ERROR"},
     "metrics, log": _LOGS,
     f"metrics, log, traces of {_DEFAULT_RATIO:.0%}": {**_LOGS, **_TRACES},
-    "metrics, log, traces of all calls": {**_LOGS, **_TRACES, "RECSVC_TRACING__RATIO": "1"},
+    "metrics, log, traces of all calls": {
+        **_LOGS,
+        **_TRACES,
+        "RECSVC_TRACING__RATIO": "1",
+        "RECSVC_TRACING__CALLS_PER_S": "100000",
+    },
 }
 
 
@@ -114,14 +121,15 @@ async def _measured(
 ) -> TelemetryCosts:
     speeds: list[list[float]] = [[] for _ in targets]
     costs: list[list[float]] = [[] for _ in targets]
-    for number in range(rounds + 1):
-        for index, (target, pid) in enumerate(zip(targets, pids, strict=True)):
-            start = cpu_us(pid)
-            result = await load(target, _METHOD, bodies, callers=_CALLERS, calls=_CALLS, metadata=metadata)
-            # The first round fills caches. The calls of the load's own warm-up cost CPU time as all others do.
-            if number:
+    order = list(range(len(targets)))
+    for number in range(_WARM_UP_ROUNDS + rounds):
+        for index in random.sample(order, len(order)):
+            start = cpu_us(pids[index])
+            result = await load(targets[index], _METHOD, bodies, callers=_CALLERS, calls=_CALLS, metadata=metadata)
+            if number >= _WARM_UP_ROUNDS:
                 speeds[index].append(result.calls_per_s)
-                costs[index].append((cpu_us(pid) - start) / (_CALLS + max(_CALLERS, _CALLS // 10)))
+                # The load's own warm-up costs CPU time, too.
+                costs[index].append((cpu_us(pids[index]) - start) / (_CALLS + max(_CALLERS, _CALLS // 10)))
 
     def medians(rows: Sequence[Sequence[float]]) -> list[float]:
         return [statistics.median(row) for row in rows]

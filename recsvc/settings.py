@@ -316,6 +316,9 @@ class TracingSettings(BaseModel):
     ratio: float = Field(
         0.05, ge=0, le=1, description="Share of the calls that are traced, of those whose caller has not decided it."
     )
+    calls_per_s: float = Field(
+        100.0, gt=0, description="Calls that each process records a second at most, whatever callers decide."
+    )
     spans_per_call: int = Field(128, ge=1, le=10_000, description="Spans of one call, or stream, at most.")
     service_name: str = Field("recsvc", min_length=1, description="Name of the service in traces.")
     instance: str = Field("", description="Name of this machine in traces, before the process id; empty for its own.")

@@ -58,8 +58,11 @@ class Collector(pb_grpc.TraceServiceServicer):
 
     def settings(self, **changes: Any) -> TracingSettings:
         """Of a service that traces every call and sends its spans here at once."""
+        everything = {"ratio": 1.0, "calls_per_s": 1e6, "every_s": 0.05}
+        # The collector shares the event loop with the service and the test: it may be slow at times.
+        patience = {"timeout_s": 20.0, "flush_s": 20.0}
         endpoint = f"http://127.0.0.1:{self.port}"
-        return TracingSettings(**({"enabled": True, "endpoint": endpoint, "ratio": 1.0, "every_s": 0.05} | changes))
+        return TracingSettings(**({"enabled": True, "endpoint": endpoint} | everything | patience | changes))
 
     async def until(self, is_enough: Callable[[list[Received]], bool]) -> list[Received]:
         """The spans, once they are enough."""

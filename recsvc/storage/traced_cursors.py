@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from opentelemetry.trace import Tracer, get_current_span
 from psycopg import AsyncConnection, AsyncCursor, AsyncServerCursor
 from psycopg.pq import PipelineStatus
 from psycopg.rows import DictRow
@@ -19,9 +20,6 @@ from recsvc.storage.connection import Connection
 from recsvc.storage.statements import name_of
 from recsvc.telemetry.spans import SQL, STATEMENT
 from recsvc.telemetry.stages import Told, opened
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
 
 
 def sql_span(query: Any) -> tuple[str, Told]:
@@ -33,7 +31,6 @@ def sql_span(query: Any) -> tuple[str, Told]:
 @contextmanager
 def traced_cursors(tracer: Tracer) -> Iterator[None]:
     """Give all connections such cursors until the block is left."""
-    from opentelemetry.trace import get_current_span
 
     @contextmanager
     def spanned(cursor: AsyncCursor[DictRow], query: Any) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -29,21 +30,37 @@ from prometheus_client import Counter
 
 from recsvc.telemetry.propagation import kept_baggage
 
-_DECIDED = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_DECIDED = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f](?P<flags>[0-9a-f])")
 
 
 class Draw:
-    """Which calls are looked at: those whose caller has decided whether they are recorded, and a share of the rest."""
+    """Which calls are looked at: those whose caller has decided whether they are recorded, and a share of the rest.
 
-    def __init__(self, ratio: float) -> None:
+    To record a call costs as much as half of it: so that no caller makes all of them dearer, there is a most, which
+    comes back with time and of which a second's worth may come at once.
+    """
+
+    def __init__(self, ratio: float, calls_per_s: float) -> None:
         self._ratio = ratio
+        self._calls_per_s = calls_per_s
+        self._left = max(calls_per_s, 1.0)
+        self._looked_s = time.monotonic()
 
     def takes(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
-        """Whether a call with this metadata is looked at."""
+        """Whether a call with this metadata is looked at. One that is not to be recorded only gets its trace's id."""
         for name, value in metadata:
-            if name == "traceparent" and isinstance(value, str) and _DECIDED.match(value):
-                return True
-        return random.random() < self._ratio  # noqa: S311  (spreads load)
+            if name == "traceparent" and isinstance(value, str) and (decided := _DECIDED.match(value)):
+                return not int(decided["flags"], 16) & 1 or self._has_room()
+        return random.random() < self._ratio and self._has_room()  # noqa: S311  (spreads load)
+
+    def _has_room(self) -> bool:
+        now_s = time.monotonic()
+        self._left = min(max(self._calls_per_s, 1.0), self._left + (now_s - self._looked_s) * self._calls_per_s)
+        self._looked_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @dataclass(slots=True)

@@ -15,17 +15,17 @@ from contextvars import Context
 from dataclasses import dataclass
 from functools import wraps
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, get_current_span
 
 from recsvc.telemetry.spans import ERROR_TYPE, SPANS
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
 
 Told: TypeAlias = Mapping[str, str | bool | int | float]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _MARK = "_recsvc_stage"
 _LINKS = 32
+_KINDS = {name: SpanKind[declared.kind.upper()] for name, declared in SPANS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,10 @@ def opened(
 
     name: where it is not that of the kind; others: contexts whose spans it is linked to, up to 32 of them.
     """
-    from opentelemetry.trace import Link, SpanKind, Status, StatusCode, get_current_span
-
     linked = (context.run(get_current_span) for context in others[:_LINKS])
     with tracer.start_as_current_span(
         name or span,
-        kind=SpanKind[SPANS[span].kind.upper()],
+        kind=_KINDS[span],
         attributes=told,
         links=[Link(other.get_span_context()) for other in linked if other.is_recording()],
         record_exception=False,
@@ -111,8 +109,6 @@ def opened(
 
 
 def _wrapped(tracer: Tracer, mark: Stage, function: Callable[..., Any]) -> Callable[..., Any]:
-    from opentelemetry.trace import get_current_span
-
     def begun(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
         name, told = mark.named(*arguments, **named) if mark.named is not None else (mark.span, None)
         others = mark.others(*arguments, **named) if mark.others is not None else ()

@@ -1,8 +1,8 @@
 """Traces: one provider per process, made when the service starts and flushed when it stops, if they are wanted at all.
 
-While they are off, none of OpenTelemetry's SDK, exporter or instrumentations is even imported, and no function is
-wrapped: `tests/e2e/test_tracing_off.py`. What is switched on process-wide (marked stages, the propagator) is switched
-off again when the block is left.
+While they are off, neither OpenTelemetry's SDK for traces nor its exporter or instrumentations are imported, and no
+function is wrapped: `tests/e2e/test_tracing_off.py`. What is switched on process-wide (marked stages, the propagator)
+is switched off again when the block is left.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from opentelemetry import context, propagate
+from opentelemetry.trace import Tracer, get_current_span
+
 from recsvc.settings import TracingSettings
 from recsvc.telemetry.metrics import Metrics
+from recsvc.telemetry.propagation import propagator
 from recsvc.telemetry.stages import opened, traced
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Tracer
 
     from recsvc.telemetry.outgoing import Outgoing
 
@@ -40,16 +43,18 @@ class Tracing:
 
     provider: TracerProvider
     tracer: Tracer
-    ratio: float
+    settings: TracingSettings
 
     @contextmanager
     def root(self, span: str, environment: Mapping[str, str]) -> Iterator[None]:
-        """A span that is no call's around the block, in the trace that an environment names, if it names one."""
-        from opentelemetry import context
+        """A span that is no call's around the block, in the trace that an environment names, if it names one.
 
-        from recsvc.telemetry.propagation import propagator
-
+        Such spans are few: they are recorded whatever the share of calls is, unless it is 0.
+        """
         carrier = {name: environment[name.upper()] for name in _TRACE_CONTEXT if name.upper() in environment}
+        if not carrier and not self.settings.ratio:
+            yield
+            return
         token = context.attach(propagator().extract(carrier))
         try:
             with opened(self.tracer, span):
@@ -59,6 +64,8 @@ class Tracing:
 
     def tell_past(self, family: str, seconds: Mapping[str, float]) -> None:
         """Spans of stages that came one after the other and have just ended, by name in their order."""
+        if not get_current_span().is_recording():
+            return
         end_ns = time.time_ns()
         start_ns = end_ns - int(sum(seconds.values()) * 1e9)
         for name, took_s in seconds.items():
@@ -69,8 +76,6 @@ class Tracing:
     @staticmethod
     def carried() -> Mapping[str, str]:
         """Variables by which a process that is started now can tell what trace it belongs to."""
-        from recsvc.telemetry.propagation import propagator
-
         carrier: dict[str, str] = {}
         propagator().inject(carrier)
         return {name.upper(): carrier[name] for name in _TRACE_CONTEXT if name in carrier}
@@ -94,7 +99,7 @@ async def tracing(
             tracer = provider.get_tracer("recsvc", version("recsvc"))
             stack.enter_context(_propagating())
             stack.enter_context(traced(tracer, staged))
-            yield Tracing(provider, tracer, settings.ratio)
+            yield Tracing(provider, tracer, settings)
         finally:
             await _flush(provider, outgoing, settings.flush_s)
 
@@ -143,10 +148,6 @@ def _provider(settings: TracingSettings, metrics: Metrics) -> tuple[TracerProvid
 @contextmanager
 def _propagating() -> Iterator[None]:
     """Take from callers what we take: the interceptor of gRPC asks the process for a propagator."""
-    from opentelemetry import propagate
-
-    from recsvc.telemetry.propagation import propagator
-
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(propagator())
     try:

@@ -67,6 +67,19 @@ async def test_about_the_share_of_calls_is_recorded(settings: Settings, new_tena
     assert 100 - 44 < calls < 100 + 44
 
 
+async def test_no_caller_has_more_calls_recorded_than_the_most(
+    settings: Settings, new_tenant: Tenant, kept: Collector
+) -> None:
+    async with another_server(settings, new_tenant, tracing=kept.settings(calls_per_s=10)) as (_, api):
+        await one_film(api)
+        start = time.monotonic()
+        for _ in range(100):
+            await api.catalog.GetItem(_GET, metadata=(("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),))
+        most = 10 * (time.monotonic() - start + 1)
+        await kept.settled()
+    assert 0 < sum(span.name.endswith("/GetItem") for span in kept.spans) <= min(most, 99)
+
+
 async def test_a_stream_of_events_has_a_bounded_number_of_spans(
     settings: Settings, new_tenant: Tenant, kept: Collector
 ) -> None:

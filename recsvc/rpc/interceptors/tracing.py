@@ -6,9 +6,9 @@ None of this is there while tracing is off.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
 
 import grpc
+from opentelemetry.trace import Tracer, get_current_span
 
 from recsvc.domain.errors import DomainError
 from recsvc.rpc.calls import Call, Context
@@ -17,9 +17,6 @@ from recsvc.rpc.pipeline import Interceptor, Stage
 from recsvc.telemetry.spans import REASON, STATUS_CODE, TENANT
 from recsvc.telemetry.stages import opened
 from recsvc.telemetry.tracing import Tracing
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
 
 _OURS = "/recsvc.v1."
 
@@ -30,7 +27,7 @@ def server_interceptor(tracing: Tracing) -> Interceptor:
 
     from recsvc.telemetry.sampling import Draw
 
-    draw = Draw(tracing.ratio)
+    draw = Draw(tracing.settings.ratio, tracing.settings.calls_per_s)
 
     def is_looked_at(details: grpc.HandlerCallDetails) -> bool:
         return details.method.startswith(_OURS) and draw.takes(details.invocation_metadata or ())
@@ -53,8 +50,8 @@ class CallTold:
 
     def leave(self, call: Call, error: DomainError | None) -> None:
         """Tell of the tenant, the code and the reason."""
-        span = _recorded()
-        if span is None:
+        span = get_current_span()
+        if not span.is_recording():
             return
         span.set_attribute(STATUS_CODE, grpc.StatusCode[call.code].value[0])
         if call.principal is not None:
@@ -76,15 +73,8 @@ class Traced:
     def enter(self, call: Call, context: Context) -> Awaitable[None] | None:
         """Let the call in as the stage does."""
         waiting = self._stage.enter(call, context)
-        return waiting if waiting is None or _recorded() is None else self._waited(waiting)
+        return waiting if waiting is None or not get_current_span().is_recording() else self._waited(waiting)
 
     async def _waited(self, waiting: Awaitable[None]) -> None:
         with opened(self._tracer, self._span):
             await waiting
-
-
-def _recorded() -> Span | None:
-    from opentelemetry.trace import get_current_span
-
-    span = get_current_span()
-    return span if span.is_recording() else None
