@@ -85,7 +85,11 @@ class Outgoing(SpanExporter):
         with self._lock:
             self._waiting -= len(spans)
         batch = [left for left in map(cut, spans) if left is not None]
-        result = self._exporter.export(batch)
+        try:
+            result = self._exporter.export(batch)
+        except Exception:
+            # As for a channel that is closed. Nobody but the log could be told, and it is.
+            result = SpanExportResult.FAILURE
         is_sent = result is SpanExportResult.SUCCESS
         self._counted.labels("sent" if is_sent else "not_taken").inc(len(batch))
         if is_sent == self._is_away:

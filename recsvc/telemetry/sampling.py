@@ -16,13 +16,7 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.sdk.trace.sampling import (
-    ALWAYS_ON,
-    Decision,
-    ParentBased,
-    Sampler,
-    SamplingResult,
-)
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
 from opentelemetry.trace import Span as AnySpan
 from opentelemetry.util.types import Attributes
@@ -30,7 +24,8 @@ from prometheus_client import Counter
 
 from recsvc.telemetry.propagation import kept_baggage
 
-_DECIDED = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f](?P<flags>[0-9a-f])")
+# No laxer than the propagator: what that takes for none would be recorded as a trace that begins here, undrawn.
+_DECIDED = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f](?P<flags>[0-9a-f])")
 
 
 class Draw:
@@ -48,9 +43,14 @@ class Draw:
 
     def takes(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
         """Whether a call with this metadata is looked at. One that is not to be recorded only gets its trace's id."""
+        given: str | bytes = ""
         for name, value in metadata:
-            if name == "traceparent" and isinstance(value, str) and (decided := _DECIDED.match(value)):
-                return not int(decided["flags"], 16) & 1 or self._has_room()
+            if name == "traceparent":
+                # Of several the last one counts for the propagator, too.
+                given = value
+        decided = _DECIDED.fullmatch(given) if isinstance(given, str) else None
+        if decided is not None:
+            return not int(decided["flags"], 16) & 1 or self._has_room()
         return random.random() < self._ratio and self._has_room()  # noqa: S311  (spreads load)
 
     def _has_room(self) -> bool:

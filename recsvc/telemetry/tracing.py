@@ -15,7 +15,6 @@ import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -175,5 +174,5 @@ async def _flush(provider: TracerProvider, outgoing: Outgoing, at_most_s: float)
     _, late = await asyncio.wait([closing], timeout=at_most_s)
     if late:
         # With its channel closed the exporter fails at once, and the thread ends.
-        await loop.run_in_executor(None, partial(outgoing.shutdown))
+        await loop.run_in_executor(None, outgoing.shutdown)
         await asyncio.wait([closing], timeout=_CUT_OFF_S)

@@ -23,6 +23,15 @@ from tests.ports import free_port
 
 _GET = catalog_pb.GetItemRequest(item_id="Drama-1")
 _SPANS = 16
+_PARENT = f"00-{'ab' * 16}-{'cd' * 8}"
+# Nothing that the propagator would take, though it looks as if the caller had decided.
+_UNDECIDED = (
+    (("traceparent", f"00-{'0' * 32}-{'cd' * 8}-00"),),
+    (("traceparent", f"00-{'ab' * 16}-{'0' * 16}-01"),),
+    (("traceparent", f"ff-{'ab' * 16}-{'cd' * 8}-01"),),
+    (("traceparent", f"{_PARENT}-01-more"),),
+    (("traceparent", f"{_PARENT}-00"), ("traceparent", "nonsense")),
+)
 
 
 @pytest.fixture
@@ -47,11 +56,11 @@ async def test_a_share_of_zero_records_nothing_but_what_callers_record(
 ) -> None:
     async with another_server(settings, new_tenant, tracing=kept.settings(ratio=0.0)) as (_, api):
         await one_film(api)
-        for _ in range(20):
-            await api.catalog.GetItem(_GET)
+        for metadata in (*([()] * 20), *_UNDECIDED):
+            await api.catalog.GetItem(_GET, metadata=metadata)
         await kept.settled()
         assert kept.spans == []
-        await api.catalog.GetItem(_GET, metadata=(("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),))
+        await api.catalog.GetItem(_GET, metadata=(("traceparent", f"{_PARENT}-01"),))
         (call, *_) = await kept.trace_of("GetItem")
         assert call.trace_id == "ab" * 16
 
@@ -74,7 +83,7 @@ async def test_no_caller_has_more_calls_recorded_than_the_most(
         await one_film(api)
         start = time.monotonic()
         for _ in range(100):
-            await api.catalog.GetItem(_GET, metadata=(("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),))
+            await api.catalog.GetItem(_GET, metadata=(("traceparent", f"{_PARENT}-01"),))
         most = 10 * (time.monotonic() - start + 1)
         await kept.settled()
     assert 0 < sum(span.name.endswith("/GetItem") for span in kept.spans) <= min(most, 99)
