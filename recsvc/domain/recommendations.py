@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 from recsvc.domain.catalog import Item
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import ItemId, SessionId, UserId
+from recsvc.domain.users import UserKind
 
 TREND_HALF_LIVES = (timedelta(days=1), timedelta(days=7))
 """The half-lives that trending counters are kept with."""
@@ -112,6 +113,12 @@ class RecommendQuery:
     placement: str = ""
     time: datetime | None = None
     trend_half_life: timedelta = TREND_HALF_LIVES[0]
+
+    def subject(self) -> tuple[UserKind, str] | None:
+        """For whom the list is; None for anybody."""
+        if self.user_id is not None:
+            return UserKind.USER, self.user_id
+        return (UserKind.SESSION, self.session_id) if self.session_id is not None else None
 
     def fingerprint(self) -> str:
         """A digest that two queries share only if they ask for the same list; max_staleness is no part of it."""

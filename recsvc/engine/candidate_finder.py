@@ -53,17 +53,9 @@ _TRANSITIONS = 100
 _BYTES_PER_NEIGHBOR, _BYTES_PER_ITEM = 8, 500
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """Where those who ask one snapshot gather."""
-
-    subjects: Gathering[tuple[UserKind, str], tuple[int, SubjectState | None]]
-    lists: Gathering[ListWanted, SnapshotList]
-
-
 @dataclass(slots=True)
 class HeldSnapshot:
-    """A snapshot and what belongs to it; bulk: apart, so that no single call waits behind many."""
+    """A snapshot and what belongs to it."""
 
     model: ServingModel
     version: int
@@ -71,9 +63,9 @@ class HeldSnapshot:
     counters: Counters
     counted: float
     size: int
+    subjects: Gathering[tuple[UserKind, str], tuple[int, SubjectState | None]]
+    lists: Gathering[ListWanted, SnapshotList]
     counting: Gathering[None, Counters]
-    single: Desk
-    bulk: Desk
 
 
 class CandidateFinder:
@@ -109,7 +101,7 @@ class CandidateFinder:
     @stage(CANDIDATES, told=lambda found: {CANDIDATE_COUNT: len(found.item_keys)})
     async def find(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
         """Candidates of all asked sources, in the order of their item ids."""
-        known = await self._known(profile, question, in_bulk=False)
+        known = await self._known(profile, question)
         if known is None:
             return await self._searched(profile, question, now)
         held, state = known
@@ -126,21 +118,49 @@ class CandidateFinder:
         query: RecommendQuery,
         question: CandidateQuestion,
         weights: Mapping[str, float],
-        *,
-        in_bulk: bool,
     ) -> SnapshotList | Candidates:
         """The list for a query that `is_made_together`, made with those of all others who ask now; where no snapshot
         answers, the candidates that PostgreSQL finds. weights: of the sources.
         """
-        known = await self._known(profile, question, in_bulk=in_bulk)
+        known = await self._known(profile, question)
         if known is None:
             return await self._searched(profile, question, query.time or datetime.now(UTC))
         held, state = known
-        desk = held.bulk if in_bulk else held.single
-        return await desk.lists.answer(ListWanted(query, question, weights, state))
+        return await held.lists.answer(ListWanted(query, question, weights, state))
+
+    async def find_lists(
+        self,
+        profile: TenantProfile,
+        subjects: Sequence[tuple[UserKind, str]],
+        wanted: Sequence[tuple[RecommendQuery, CandidateQuestion, Mapping[str, float]]],
+    ) -> list[SnapshotList | None]:
+        """What `find_list` finds for many at once, apart from single calls; None where no snapshot answers.
+
+        wanted: of each subject what `find_list` takes; all that ask the same may share a question, whose subject is
+        ignored. The questions must be answerable.
+        """
+        held = self.current(profile)
+        if held is None or not wanted:
+            return [None] * len(wanted)
+        states = await self._snapshots.subject_states(
+            profile.tenant_key, held.model, subjects, self._settings.neighbor_history_items
+        )
+        known = [
+            (at, ListWanted(*wanted[at], state))
+            for at, (version, state) in enumerate(states)
+            if state is not None and _is_answered(held, version, state)
+        ]
+        counters = await self._counters(profile.tenant_key, held)
+        lists = [each for _, each in known]
+        made = await _computed(held, len(lists), partial(make_lists, held.snapshot, counters, held.model, lists))
+        self._metrics.candidate_questions.labels("snapshot").inc(len(made))
+        found: list[SnapshotList | None] = [None] * len(wanted)
+        for (at, _), made_list in zip(known, made, strict=True):
+            found[at] = made_list
+        return found
 
     async def _known(
-        self, profile: TenantProfile, question: CandidateQuestion, *, in_bulk: bool
+        self, profile: TenantProfile, question: CandidateQuestion
     ) -> tuple[HeldSnapshot, SubjectState] | None:
         """A snapshot that is current at this moment, with the present state of whom the question is about."""
         if not is_answerable(question):
@@ -149,10 +169,8 @@ class CandidateFinder:
         self._look_ups.count(held is not None)
         if held is None or question.user_id is None:
             return None
-        desk = held.bulk if in_bulk else held.single
-        version, state = await desk.subjects.answer((question.kind, question.user_id))
-        # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
-        if version > held.version or state is None or not state.history_size:
+        version, state = await held.subjects.answer((question.kind, question.user_id))
+        if state is None or not _is_answered(held, version, state):
             return None
         self._by_snapshot.inc()
         return held, state
@@ -262,9 +280,9 @@ class CandidateFinder:
             counters,
             counted,
             items,
+            subjects=Gathering(states, _USERS_AT_ONCE),
+            lists=Gathering(lists, _USERS_AT_ONCE),
             counting=Gathering(counts, _COUNTERS_AT_ONCE),
-            single=Desk(Gathering(states, _USERS_AT_ONCE), Gathering(lists, _USERS_AT_ONCE)),
-            bulk=Desk(Gathering(states, _USERS_AT_ONCE), Gathering(lists, _USERS_AT_ONCE)),
         )
         self._held[tenant_key] = held
         self._held.move_to_end(tenant_key)
@@ -278,3 +296,9 @@ async def _computed(held: HeldSnapshot, users: int, compute: Callable[[], _Found
     if users * held.snapshot.vectors.size > _IN_THREAD:
         return await asyncio.to_thread(compute)
     return compute()
+
+
+def _is_answered(held: HeldSnapshot, version: int, state: SubjectState) -> bool:
+    """Whether a snapshot answers about a user who was found in this state at this version of the tenant."""
+    # Of whom nothing is known, counters are all there is to go by, and those should be fresh.
+    return version <= held.version and bool(state.history_size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -38,7 +38,8 @@ from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.ranking import Ranked, rank, weights_for
 from recsvc.engine.served_lists import ServedLists
 from recsvc.engine.shown_log import ShownLog
-from recsvc.engine.snapshot_lists import SnapshotList, is_made_together
+from recsvc.engine.snapshot_candidates import is_answerable
+from recsvc.engine.snapshot_lists import SnapshotList, is_made_together, what_is_asked
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import CacheSettings, EngineSettings
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Evidence, Subject
@@ -133,6 +134,32 @@ class Recommender:
             found = await self._find_or_degrade(tenant_key, query, self._fallback, budget_s)
         return await self.tell(tenant_key, query, found, patiently=in_bulk)
 
+    async def recommend_together(
+        self, tenant_key: TenantKey, queries: Sequence[RecommendQuery]
+    ) -> list[Recommendations | None]:
+        """What `recommend` answers in bulk to each of many, found in one go.
+
+        None for those that want to be asked one by one, since they take more than that: a filter, reasons or fields of
+        items, or a user whose state lags or of whom nothing is known.
+        """
+        profile = await self._profiles.get_current(tenant_key)
+        questions: dict[Hashable, CandidateQuestion] = {}
+        places, subjects, wanted = [], [], []
+        for place, query in enumerate(queries):
+            asked, subject = what_is_asked(query), query.subject()
+            question = questions.get(asked) or questions.setdefault(asked, self.question(query, profile))
+            if subject is not None and is_made_together(query) and not query.item_fields and is_answerable(question):
+                places.append(place)
+                subjects.append(subject)
+                wanted.append((query, question, _weights(query, profile)))
+        found: list[Recommendations | None] = [None] * len(queries)
+        for place, made in zip(places, await self._finder.find_lists(profile, subjects, wanted), strict=True):
+            if made is not None and not _lags(made.subject, profile):
+                query = queries[place]
+                self._served.computed(query.strategy, made.items)
+                found[place] = await self.tell(tenant_key, query, _full(profile, query, made.items), patiently=True)
+        return found
+
     async def find(self, tenant_key: TenantKey, query: RecommendQuery, *, cached: bool = True) -> Recommendations:
         """The list that `recommend` would give now, without an id: it is not counted as shown."""
         looked_up = await self._look_up(tenant_key, query, cached)
@@ -165,33 +192,25 @@ class Recommender:
     ) -> Recommendations:
         """A fresh list, kept in the cache. version: of the tenant that the list must at least be of; 0: the present."""
         profile = await (self._profiles.get(tenant_key, version) if version else self._profiles.get_current(tenant_key))
-        made = await self._made(profile, query, in_bulk=not cached)
+        made = await self._made(profile, query)
         if self._fallback is not None:
             self._fallback.keep_up(profile)
         if self._cache is not None and cached and _is_cacheable(query):
             await self._keep(profile, _who(query), query.fingerprint(), made)
         return made.found
 
-    async def _made(self, profile: TenantProfile, query: RecommendQuery, *, in_bulk: bool) -> _Made:
+    async def _made(self, profile: TenantProfile, query: RecommendQuery) -> _Made:
         """A list, together with those of all who ask at once if it is one that can be made so."""
         question = self.question(query, profile)
         if not is_made_together(query):
             return await self._ranked(profile, query, await self._fresh_candidates(profile, question, query))
-        weights = weights_for(query.strategy, profile.model.blend_weights if profile.model else {})
-        made = await self._fresh(
-            profile, lambda: self._finder.find_list(profile, query, question, weights, in_bulk=in_bulk)
-        )
+        weights = _weights(query, profile)
+        made = await self._fresh(profile, lambda: self._finder.find_list(profile, query, question, weights))
         if isinstance(made, Candidates):
             return await self._ranked(profile, query, made)
         items = await with_details(self._items, profile, made.items, query.item_fields)
         self._served.computed(query.strategy, items)
-        found = Recommendations(
-            items=items,
-            strategy=query.strategy,
-            model_id=_model_id(profile, query.strategy),
-            generate_time=datetime.now(UTC),
-        )
-        return _Made(found, made.subject, made.expire_times)
+        return _Made(_full(profile, query, items), made.subject, made.expire_times)
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""
@@ -241,11 +260,9 @@ class Recommender:
     async def _fresh(self, profile: TenantProfile, find: Callable[[], Awaitable[_OfSubject]]) -> _OfSubject:
         """What is found with the user's present state: a state that lags is folded in first."""
         found = await find()
-        subject = found.subject
-        serving = profile.model.model_key if profile.model else None
-        lags = subject.folded_version < subject.version or subject.model_key != serving
-        if subject.user_key is not None and subject.version and lags:
-            await self._fold_in.refresh(profile.tenant_key, profile.model, [subject.user_key], by="reader")
+        user_key = found.subject.user_key
+        if user_key is not None and _lags(found.subject, profile):
+            await self._fold_in.refresh(profile.tenant_key, profile.model, [user_key], by="reader")
             found = await find()
         return found
 
@@ -286,10 +303,10 @@ class Recommender:
             limits.pop("collaborative", None)
             limits.pop("neighbors", None)
             limits.pop("sequence", None)
-        by_session = query.user_id is None and query.session_id is not None
+        kind, user_id = query.subject() or (UserKind.USER, None)
         return CandidateQuestion(
-            kind=UserKind.SESSION if by_session else UserKind.USER,
-            user_id=query.session_id if by_session else query.user_id,
+            kind=kind,
+            user_id=user_id,
             session_item_ids=query.session_item_ids,
             limits=limits,
             history_items=self._settings.neighbor_history_items,
@@ -406,11 +423,11 @@ class Recommender:
         recommendation_id = uuid.uuid4().hex
         self._served.served(query, found)
         if self._shown is not None:
-            by_session = query.user_id is None and query.session_id is not None
+            kind, user_id = query.subject() or (UserKind.USER, None)
             shown = ShownList(
                 recommendation_id=recommendation_id,
-                kind=UserKind.SESSION if by_session else UserKind.USER,
-                user_id=query.session_id if by_session else query.user_id,
+                kind=kind,
+                user_id=user_id,
                 strategy=found.strategy.value,
                 placement=query.placement,
                 model_id=found.model_id,
@@ -422,6 +439,21 @@ class Recommender:
             else:
                 self._shown.add(tenant_key, shown)
         return replace(found, recommendation_id=recommendation_id)
+
+
+def _full(profile: TenantProfile, query: RecommendQuery, items: tuple[RecommendedItem, ...]) -> Recommendations:
+    """A list that is all that was asked for."""
+    return Recommendations(items, query.strategy, _model_id(profile, query.strategy), datetime.now(UTC))
+
+
+def _weights(query: RecommendQuery, profile: TenantProfile) -> Mapping[str, float]:
+    return weights_for(query.strategy, profile.model.blend_weights if profile.model else {})
+
+
+def _lags(subject: Subject, profile: TenantProfile) -> bool:
+    """Whether a state is not up to the events of the user, or not of the model that serves."""
+    serving = profile.model.model_key if profile.model else None
+    return bool(subject.version) and (subject.folded_version < subject.version or subject.model_key != serving)
 
 
 def _model_id(profile: TenantProfile, strategy: Strategy) -> str:

@@ -66,6 +66,9 @@ class ShownLog:
 
     async def add_patiently(self, tenant_key: TenantKey, shown: ShownList) -> None:
         """Queue a list; waits for room. Raises StorageUnavailable when there is none in time."""
+        if not self._queue.full():
+            self._queue.put_nowait((tenant_key, shown))
+            return
         try:
             async with asyncio.timeout(_ROOM_TIMEOUT_S):
                 await self._queue.put((tenant_key, shown))

@@ -5,7 +5,7 @@ Pure, and of nothing but arrays until the few items of each list are cut: it run
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -20,12 +20,15 @@ from recsvc.storage.snapshots import Counters, ServingSnapshot, SubjectState
 # Users times items at a time: more would fall out of the processor's caches, and take more memory.
 _CELLS = 200_000
 _OF_ONE_CALL = {"user_id", "session_id", "max_staleness", "placement"}
-_shared = attrgetter(*(item.name for item in fields(RecommendQuery) if item.name not in _OF_ONE_CALL))
+what_is_asked: Callable[[RecommendQuery], Hashable] = attrgetter(
+    *(item.name for item in fields(RecommendQuery) if item.name not in _OF_ONE_CALL)
+)
+"""What queries have in common whose lists are made as one: all but for whom they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListWanted:
-    """A query that `is_made_together`, the question that goes with it, what sources count, and the user's state."""
+    """A query that `is_made_together`, a question of all who ask the same, what sources count, and the user's state."""
 
     query: RecommendQuery
     question: CandidateQuestion
@@ -53,7 +56,7 @@ def make_lists(
     """The lists wanted, in their order; those of whom the same is asked are made as one."""
     groups: dict[Hashable, list[int]] = {}
     for at, each in enumerate(wanted):
-        groups.setdefault(_shared(each.query), []).append(at)
+        groups.setdefault(what_is_asked(each.query), []).append(at)
     found: dict[int, SnapshotList] = {}
     at_once = max(1, _CELLS // max(1, len(snapshot)))
     for group in groups.values():

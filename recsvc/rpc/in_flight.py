@@ -1,4 +1,4 @@
-"""Answers a stream of requests several at a time, in their order or as they are ready, without buffering either way.
+"""Answers a stream of requests several at a time, in their order, without buffering either way.
 
 What is in flight is all that is held: a request is read only when there is room for its answer, and while the caller
 takes no answers nothing more is read, so that flow control holds back whoever is too fast. Knows nothing of gRPC.
@@ -8,52 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
 _Argument = TypeVar("_Argument")
-
-
-async def answered(
-    requests: AsyncIterator[_Request], answer: Callable[[_Request], Awaitable[_Answer]], in_flight: int
-) -> AsyncIterator[_Answer]:
-    """The answers of all requests, each as soon as it is ready.
-
-    in_flight: how many requests may be read and not yet handed out as answers. After the last request the rest is
-    answered. What `requests` or `answer` raises ends the stream; whoever leaves it early cancels what is under way.
-    """
-    iterator = aiter(requests)
-    answers: set[asyncio.Task[_Answer]] = set()
-    reading: asyncio.Task[_Request] | None = None
-    is_over = False
-    # To wait for any of many tasks costs something for each of them; this costs something for each that ends.
-    ended: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
-
-    def started(work: Coroutine[Any, Any, _Argument]) -> asyncio.Task[_Argument]:
-        task = asyncio.create_task(work)
-        task.add_done_callback(ended.put_nowait)
-        return task
-
-    try:
-        while True:
-            if reading is None and not is_over and len(answers) < in_flight:
-                reading = started(_called(anext, iterator))
-            if not answers and reading is None:
-                return
-            task = await ended.get()
-            if task is reading:
-                finished, reading = reading, None
-                try:
-                    answers.add(started(_called(answer, finished.result())))
-                except StopAsyncIteration:
-                    is_over = True
-            else:
-                answers.discard(task)
-                yield task.result()
-    finally:
-        await _cancelled([*answers, *([reading] if reading else ())])
 
 
 async def answered_in_order(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from recsvc.app import Service
+from recsvc.domain.errors import StorageUnavailable
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from tests.alike import approximately, plainly
 from tests.api import Api, failure, failure_of
@@ -30,11 +31,36 @@ async def _answers(api: Api, *elements: pb.BulkRecommendRequest) -> dict[str, pb
     return {answer.key: answer for answer in found}
 
 
-async def test_each_answer_is_that_of_recommend(standing_cinema: Api) -> None:
-    answers = await _answers(standing_cinema, *(_element(user_id, count=7, explain=True) for user_id in _USERS))
-    assert set(answers) == set(_USERS)
+@pytest.fixture
+def apart(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every element is one of those that cannot be answered together with others."""
+
+    async def nothing(_tenant_key: object, queries: Sequence[object]) -> list[None]:
+        return [None] * len(queries)
+
+    monkeypatch.setattr(service.engine.recommender, "recommend_together", nothing)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"count": 12, "strategy": pb.STRATEGY_COLLABORATIVE},
+        {"include_seen": True, "exclude_item_ids": ["Drama-1", "Horror-3"]},
+        {"explain": True},
+        {"item_mask": {"paths": ["title"]}},
+        {"diversity": {"lambda": 0.5}},
+        {"filter": 'categories:"Drama"'},
+        {"strategy": pb.STRATEGY_TRENDING},
+    ],
+    ids=lambda fields: " ".join(fields) or "plain",
+)
+async def test_each_answer_is_that_of_recommend(standing_cinema: Api, fields: dict[str, object]) -> None:
+    users = [*_USERS, "nobody knows"]
+    answers = await _answers(standing_cinema, *(_element(user_id, **fields) for user_id in users))
+    assert set(answers) == set(users)
     for user_id, answer in answers.items():
-        request = pb.RecommendRequest(user_id=user_id, count=7, explain=True)
+        request = pb.RecommendRequest(user_id=user_id, **fields)
         single = await standing_cinema.recommendations.Recommend(request)
         assert answer.status.code == 0
         assert plainly(answer.response.items) == approximately(single.items)
@@ -67,14 +93,20 @@ async def test_one_bad_element_fails_alone(standing_cinema: Api) -> None:
 async def test_a_fault_of_the_service_is_one_elements_own(
     standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recommend = service.engine.recommender.recommend
+    recommend, together = service.engine.recommender.recommend, service.engine.recommender.recommend_together
 
     async def faulty(tenant_key: object, query: object, **options: object) -> object:
         if query.user_id == "u5":  # type: ignore[attr-defined]
             raise ZeroDivisionError("secret")
         return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
 
+    async def faulty_together(tenant_key: object, queries: Sequence[object]) -> object:
+        if any(query.user_id == "u5" for query in queries):  # type: ignore[attr-defined]
+            raise ZeroDivisionError("secret")
+        return await together(tenant_key, queries)  # type: ignore[arg-type]
+
     monkeypatch.setattr(service.engine.recommender, "recommend", faulty)
+    monkeypatch.setattr(service.engine.recommender, "recommend_together", faulty_together)
     answers = await _answers(standing_cinema, *map(_element, _USERS))
     assert [key for key, answer in answers.items() if answer.status.code] == ["u5"]
     assert answers["u5"].status.code == 13
@@ -82,7 +114,7 @@ async def test_a_fault_of_the_service_is_one_elements_own(
 
 
 async def test_every_element_has_a_deadline_of_its_own(
-    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+    standing_cinema: Api, service: Service, apart: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommend = service.engine.recommender.recommend
 
@@ -94,6 +126,22 @@ async def test_every_element_has_a_deadline_of_its_own(
     monkeypatch.setattr(service.engine.recommender, "recommend", slow)
     answers = await _answers(standing_cinema, _element("u4"), _element("u5"))
     assert {key: answer.status.code for key, answer in answers.items()} == {"u4": 0, "u5": 4}
+
+
+async def test_a_set_that_is_late_or_finds_no_database_fails_by_element(
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_tenant_key: object, queries: Sequence[object]) -> object:
+        raise StorageUnavailable if any(query.user_id == "u5" for query in queries) else TimeoutError  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(service.engine.recommender, "recommend_together", away)
+    call = standing_cinema.recommendations.BulkRecommend()
+    codes = []
+    for user_id in ("u4", "u5"):
+        await call.write(_element(user_id))
+        codes.append((await call.read()).status.code)
+    await call.done_writing()
+    assert codes == [4, 14]
 
 
 async def test_what_is_sent_before_the_half_close_is_answered(standing_cinema: Api) -> None:
@@ -115,7 +163,7 @@ async def test_answers_come_while_the_stream_is_open(standing_cinema: Api) -> No
 
 
 async def test_no_more_is_read_than_is_in_flight(
-    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+    standing_cinema: Api, service: Service, apart: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, gate = [], asyncio.Event()
     recommend = service.engine.recommender.recommend
@@ -142,7 +190,7 @@ async def test_no_more_is_read_than_is_in_flight(
 
 
 async def test_a_caller_that_takes_no_answers_is_sent_no_more(
-    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+    standing_cinema: Api, service: Service, apart: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = 0
     recommend = service.engine.recommender.recommend
@@ -174,7 +222,7 @@ async def test_a_caller_that_takes_no_answers_is_sent_no_more(
 
 
 async def test_a_cancelled_stream_stops_its_work(
-    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+    standing_cinema: Api, service: Service, apart: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, stopped = asyncio.Event(), asyncio.Event()
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from google.rpc.status_pb2 import Status
 
 from recsvc.domain.errors import DeadlinePassed, DomainError, FieldViolation, InvalidField, InvalidPageToken
 from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.paging import PageTokens
+from recsvc.domain.recommendations import Recommendations, RecommendQuery
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.recommender import Recommender
@@ -21,7 +26,7 @@ from recsvc.rpc.calls import Context
 from recsvc.rpc.convert import recommendations as convert
 from recsvc.rpc.convert.values import duration, timestamp
 from recsvc.rpc.errors import OK, status_of, unforeseen, violations_status
-from recsvc.rpc.in_flight import answered
+from recsvc.rpc.together import answered_together
 from recsvc.rpc.validation import RequestValidator
 from recsvc.settings import ServerSettings
 
@@ -30,6 +35,14 @@ _BATCH_CONCURRENCY = 4
 _WATCH_INTERVAL_S = 0.1
 # Of the time that a caller gives, the rest is for the list that comes instead of a fresh one.
 _FRESH_SHARE = 0.7
+
+
+class _Element(NamedTuple):
+    """An element of a bulk stream: what it asks, and what was found, or why nothing can be; None as long as neither."""
+
+    key: str
+    query: RecommendQuery | None
+    found: Recommendations | Status | None
 
 
 class RecommendationServicer(RecommendationServiceServicer):
@@ -124,14 +137,15 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request_iterator: AsyncIterator[pb.BulkRecommendRequest], context: Context
     ) -> AsyncIterator[pb.BulkRecommendResponse]:
         tenant_key = calls.tenant()
-
-        async def answer(element: pb.BulkRecommendRequest) -> pb.BulkRecommendResponse:
-            result = await _result(self._recommend_in_bulk(tenant_key, element))
-            response = result.response if result.HasField("response") else None
-            return pb.BulkRecommendResponse(key=element.key, status=result.status, response=response)
-
-        async for found in answered(request_iterator, answer, self._settings.bulk_in_flight):
-            yield found
+        elements = self._understood(tenant_key, request_iterator)
+        together, alone = partial(self._answer_together, tenant_key), partial(self._answer_alone, tenant_key)
+        async for element in answered_together(elements, together, alone, self._settings.bulk_in_flight):
+            # Made into messages here and not before, so that other calls come between two of many.
+            if isinstance(element.found, Recommendations):
+                response = convert.recommend_response(element.found, element.query.item_fields if element.query else ())
+                yield pb.BulkRecommendResponse(key=element.key, status=OK, response=response)
+            else:
+                yield pb.BulkRecommendResponse(key=element.key, status=element.found)
 
     async def SimilarUsers(self, request: pb.SimilarUsersRequest, context: Context) -> pb.SimilarUsersResponse:
         query = convert.similar_users_query(request)
@@ -169,13 +183,47 @@ class RecommendationServicer(RecommendationServiceServicer):
                 response.recommendation.CopyFrom(convert.recommend_response(update.found, query.item_fields))
             yield response
 
-    async def _recommend_in_bulk(self, tenant_key: TenantKey, element: pb.BulkRecommendRequest) -> pb.RecommendResponse:
-        # A stream may last for hours: what is wrong, late or unavailable is one element's, and settings may change.
-        self._validator.check(element)
-        async with asyncio.timeout(self._settings.default_deadline_s):
-            query = convert.recommend_query(element.request, await self._profiles.get(tenant_key))
-            found = await self._recommender.recommend(tenant_key, query, in_bulk=True)
-        return convert.recommend_response(found, query.item_fields)
+    async def _understood(
+        self, tenant_key: TenantKey, requests: AsyncIterator[pb.BulkRecommendRequest]
+    ) -> AsyncIterator[_Element]:
+        async for request in requests:
+            yield await self._element(tenant_key, request)
+
+    async def _element(self, tenant_key: TenantKey, request: pb.BulkRecommendRequest) -> _Element:
+        try:
+            self._validator.check(request)
+            # A stream may last for hours, and settings may change.
+            query = convert.recommend_query(request.request, await self._profiles.get(tenant_key))
+        except Exception as error:
+            return _Element(request.key, None, _status(error))
+        return _Element(request.key, query, None)
+
+    async def _answer_together(self, tenant_key: TenantKey, elements: Sequence[_Element]) -> Sequence[_Element | None]:
+        queries = [element.query for element in elements if element.query is not None]
+        try:
+            async with asyncio.timeout(self._settings.default_deadline_s):
+                found = iter(await self._recommender.recommend_together(tenant_key, queries))
+        except (DomainError, TimeoutError) as error:
+            return [element if element.found else element._replace(found=_status(error)) for element in elements]
+        except Exception as error:
+            _status(error)
+            # Whose fault it was shows when each is answered alone.
+            found = iter([None] * len(queries))
+        answers = [element.found or next(found) for element in elements]
+        return [
+            element._replace(found=answer) if answer is not None else None
+            for element, answer in zip(elements, answers, strict=True)
+        ]
+
+    async def _answer_alone(self, tenant_key: TenantKey, element: _Element) -> _Element:
+        if element.query is None:
+            return element
+        try:
+            async with asyncio.timeout(self._settings.default_deadline_s):
+                found = await self._recommender.recommend(tenant_key, element.query, in_bulk=True)
+        except Exception as error:
+            return element._replace(found=_status(error))
+        return element._replace(found=found)
 
     async def _recommend(
         self, request: pb.RecommendRequest, profile: TenantProfile, budget_s: float | None = None
@@ -189,9 +237,12 @@ async def _result(answer: Awaitable[pb.RecommendResponse]) -> pb.RecommendResult
     """One element's outcome: whatever goes wrong with it is its own."""
     try:
         return pb.RecommendResult(status=OK, response=await answer)
-    except DomainError as error:
-        return pb.RecommendResult(status=status_of(error))
-    except TimeoutError:
-        return pb.RecommendResult(status=status_of(DeadlinePassed()))
-    except Exception:
-        return pb.RecommendResult(status=status_of(unforeseen(calls.current())))
+    except Exception as error:
+        return pb.RecommendResult(status=_status(error))
+
+
+def _status(error: Exception) -> Status:
+    """What to tell of an error that is being handled."""
+    if isinstance(error, TimeoutError):
+        error = DeadlinePassed()
+    return status_of(error if isinstance(error, DomainError) else unforeseen(calls.current()))

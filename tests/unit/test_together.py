@@ -1,0 +1,180 @@
+"""Answering a stream in sets: bounded both ways, nothing lost, nobody held up by who is slow, nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsvc.rpc.together import answered_together
+
+
+class Source:
+    """Numbers from 0, counting how many were taken."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        while self.taken < self.size:
+            self.taken += 1
+            yield self.taken - 1
+
+
+async def _settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def _nothing_together(numbers: Sequence[int]) -> Sequence[int | None]:
+    return [None] * len(numbers)
+
+
+async def _all_together(numbers: Sequence[int]) -> Sequence[int | None]:
+    return numbers
+
+
+async def _unasked(number: int) -> int:
+    raise AssertionError(f"{number} was asked for alone")
+
+
+def _one_by_one(
+    source: AsyncIterator[int], answer: Callable[[int], Awaitable[int]], in_flight: int
+) -> AsyncIterator[int]:
+    return answered_together(source, _nothing_together, answer, in_flight)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 60), st.integers(1, 20), st.sets(st.integers(0, 60)))
+def test_every_request_is_answered_once(size: int, in_flight: int, apart: set[int]) -> None:
+    async def together(numbers: Sequence[int]) -> Sequence[int | None]:
+        await asyncio.sleep(0)
+        return [None if number in apart else number for number in numbers]
+
+    async def alone(number: int) -> int:
+        assert number in apart
+        return number
+
+    async def collected() -> list[int]:
+        return [number async for number in answered_together(aiter(Source(size)), together, alone, in_flight)]
+
+    assert sorted(asyncio.run(collected())) == list(range(size))
+
+
+async def test_what_comes_while_sets_are_under_way_is_the_next_set() -> None:
+    sets: list[int] = []
+    gate = asyncio.Event()
+
+    async def together(numbers: Sequence[int]) -> Sequence[int | None]:
+        sets.append(len(numbers))
+        await gate.wait()
+        return numbers
+
+    stream = answered_together(aiter(Source(42)), together, _unasked, 40)
+    first = asyncio.create_task(anext(stream))
+    await _settle()
+    assert sets == [1, 1]
+    gate.set()
+    assert sorted([await first, *[number async for number in stream]]) == list(range(42))
+    # A quarter of what may be in flight is a set.
+    assert sets[2:5] == [10, 10, 10]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+async def test_no_more_is_read_than_may_be_in_flight(in_flight: int) -> None:
+    source, gate = Source(100), asyncio.Event()
+
+    async def answer(number: int) -> int:
+        await gate.wait()
+        return number
+
+    stream = _one_by_one(aiter(source), answer, in_flight)
+    first = asyncio.create_task(anext(stream))
+    await _settle()
+    assert source.taken == in_flight
+    gate.set()
+    await first
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("together", [_all_together, _nothing_together])
+async def test_nothing_is_read_while_nobody_takes_answers(
+    together: Callable[[Sequence[int]], Awaitable[Sequence[int | None]]],
+) -> None:
+    source = Source(100)
+
+    async def answer(number: int) -> int:
+        return number
+
+    stream = answered_together(aiter(source), together, answer, 4)
+    await anext(stream)
+    await _settle()
+    # One was handed out; what is read beyond it fits into the four places.
+    assert source.taken <= 1 + 4
+    await stream.aclose()
+
+
+async def test_a_slow_request_does_not_hold_its_neighbours() -> None:
+    gate = asyncio.Event()
+
+    async def answer(number: int) -> int:
+        if number == 0:
+            await gate.wait()
+        return number
+
+    stream = _one_by_one(aiter(Source(20)), answer, 2)
+    others = [await anext(stream) for _ in range(19)]
+    assert sorted(others) == list(range(1, 20))
+    gate.set()
+    assert [number async for number in stream] == [0]
+
+
+@pytest.mark.parametrize("in_sets", [True, False])
+async def test_leaving_cancels_what_is_under_way(in_sets: bool) -> None:
+    gate, cancelled = asyncio.Event(), []
+
+    async def answer(number: int) -> int:
+        try:
+            await (gate.wait() if number == 0 else asyncio.sleep(60))
+        except asyncio.CancelledError:
+            cancelled.append(number)
+            raise
+        return number
+
+    async def together(numbers: Sequence[int]) -> Sequence[int | None]:
+        return [await answer(number) for number in numbers] if in_sets else [None] * len(numbers)
+
+    stream = answered_together(aiter(Source(100)), together, answer, 4)
+    first = asyncio.create_task(anext(stream))
+    await _settle()
+    gate.set()
+    assert await first == 0
+    await stream.aclose()
+    assert set(cancelled) >= ({1} if in_sets else {1, 2, 3})
+
+
+async def _broken() -> AsyncIterator[int]:
+    yield 1
+    raise ConnectionResetError
+
+
+async def _endless(number: int) -> int:
+    await asyncio.sleep(60)
+    return number
+
+
+async def test_a_broken_source_ends_the_stream() -> None:
+    with pytest.raises(ConnectionResetError):
+        [number async for number in _one_by_one(_broken(), _endless, 2)]
+
+
+async def test_a_set_that_fails_ends_the_stream() -> None:
+    async def together(numbers: Sequence[int]) -> Sequence[int | None]:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        [number async for number in answered_together(aiter(Source(5)), together, _endless, 2)]
