@@ -4,12 +4,14 @@ become one query: what the request sets wins, then the placement, then the defau
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from recsvc.domain.catalog import AttributeRule
 from recsvc.domain.errors import InvalidField, InvalidFilter, NotImplementedYet, PlacementNotFound
 from recsvc.domain.filters import ITEM_FIELDS as _ITEM_SCHEMA
 from recsvc.domain.filters import USER_FIELDS, And, FilterSchema, Tree, parse
@@ -41,6 +43,7 @@ from recsvc.rpc.convert.items import item_proto
 from recsvc.rpc.convert.values import duration, moment, span, timestamp
 
 _DEFAULT_COUNT = 10
+_REMEMBERED_BYTES = 512
 _ITEM_FIELDS = frozenset(field.name for field in catalog_service_pb2.Item.DESCRIPTOR.fields)
 _LEVELS = {level: pb.Degradation.Level.Value(f"LEVEL_{level.name}") for level in DegradationLevel}
 _PLAIN_CATEGORY_FIELDS = ("categories", "tags", "item_type")
@@ -50,13 +53,29 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
     """The query in a request. Raises InvalidField, InvalidFilter and PlacementNotFound."""
     if request.user_id and request.session_id:
         raise InvalidField("session_id", "must not be set together with user_id; MergeUsers joins the two")
-    if request.HasField("experiment"):
-        raise NotImplementedYet("experiment")
-    options = _options(request, profile)
-    schema = item_filter_schema(profile)
-    return RecommendQuery(
+    question = pb.RecommendRequest()
+    question.CopyFrom(request)
+    question.ClearField("user_id")
+    question.ClearField("session_id")
+    understood = _remembered if question.ByteSize() <= _REMEMBERED_BYTES else _understood
+    query = understood(
+        question.SerializeToString(deterministic=True), profile.settings.document, profile.attribute_schema
+    )
+    return replace(
+        query,
         user_id=UserId(request.user_id) if request.user_id else None,
         session_id=SessionId(request.session_id) if request.session_id else None,
+    )
+
+
+def _understood(question: bytes, settings: str, attribute_schema: tuple[AttributeRule, ...]) -> RecommendQuery:
+    """What a request asks, for whomever it is; settings: the tenant's, in JSON."""
+    request = pb.RecommendRequest.FromString(question)
+    if request.HasField("experiment"):
+        raise NotImplementedYet("experiment")
+    options = _options(request, settings)
+    schema = _filter_schema(attribute_schema)
+    return RecommendQuery(
         session_item_ids=tuple(
             ItemId(item_id) for item_id in (*request.session_item_ids, *request.context.session_item_ids)
         ),
@@ -75,6 +94,10 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
         placement=request.placement,
         time=moment(request.context.time, "context.time") if request.context.HasField("time") else None,
     )
+
+
+# Most callers ask the same of all their users.
+_remembered = lru_cache(maxsize=1024)(_understood)
 
 
 def popular_query(request: pb.PopularItemsRequest, profile: TenantProfile) -> RecommendQuery:
@@ -229,14 +252,18 @@ def item_fields(mask: FieldMask, path: str = "item_mask") -> tuple[str, ...]:
 
 def item_filter_schema(profile: TenantProfile) -> FilterSchema:
     """Fields that filters over items may use in this tenant."""
-    if not profile.attribute_schema:
+    return _filter_schema(profile.attribute_schema)
+
+
+def _filter_schema(attribute_schema: tuple[AttributeRule, ...]) -> FilterSchema:
+    if not attribute_schema:
         return _ITEM_SCHEMA
-    keys = frozenset(rule.key for rule in profile.attribute_schema if rule.filterable)
+    keys = frozenset(rule.key for rule in attribute_schema if rule.filterable)
     return FilterSchema(_ITEM_SCHEMA.resource, _ITEM_SCHEMA.fields, _ITEM_SCHEMA.ages, True, keys)
 
 
-def _options(request: pb.RecommendRequest, profile: TenantProfile) -> pb.RecommendOptions:
-    settings = _tenant_settings(profile.settings.document)
+def _options(request: pb.RecommendRequest, document: str) -> pb.RecommendOptions:
+    settings = _tenant_settings(document)
     merged = pb.RecommendOptions()
     merged.CopyFrom(settings.defaults)
     if request.placement:
