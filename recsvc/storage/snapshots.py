@@ -20,6 +20,7 @@ from recsvc.domain.arrays import Codes, Float32, Float64, Mask
 from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import UserKind
+from recsvc.storage.arrays import numbers
 from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, ReplicaBehind, execute
 from recsvc.storage.replicas import Replicas
@@ -287,11 +288,11 @@ def _floats(values: Sequence[float | None] | None, missing: float = np.nan) -> F
 def _subject_state(row: DictRow) -> SubjectState | None:
     if row["user_key"] is None:
         return None
-    item_keys = np.array(row["item_keys"] or (), dtype=np.int64)
+    item_keys = numbers(row["item_keys"], ">i8")
     # Of a time before ages were kept there are fewer of them, and the position stands in.
-    ages = _floats(row["ages"])[: len(item_keys)]
-    positions = np.arange(1.0, len(item_keys) + 1)
-    positions[: len(ages)] = np.where(np.isnan(ages), positions[: len(ages)], ages)
+    ages = np.arange(1.0, len(item_keys) + 1)
+    known = numbers(row["ages"], ">i4")
+    ages[: len(known)] = known
     return SubjectState(
         user_key=UserKey(row["user_key"]),
         version=row["version"] or 0,
@@ -299,8 +300,8 @@ def _subject_state(row: DictRow) -> SubjectState | None:
         model_key=ModelKey(row["model_key"]) if row["model_key"] is not None else None,
         history_size=row["history_size"],
         item_keys=item_keys,
-        weights=_floats(row["weights"])[: len(item_keys)],
-        ages=positions,
-        seen_keys=np.array(row["seen_keys"] or (), dtype=np.int64),
+        weights=numbers(row["weights"], ">f4").astype(np.float64),
+        ages=ages,
+        seen_keys=numbers(row["seen_keys"], ">i8"),
         vector=row["vector"].to_numpy() if row["vector"] is not None else None,
     )

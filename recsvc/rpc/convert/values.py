@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from recsvc.domain.errors import InvalidField, InvalidUpdateMask
 
 _LARGEST_EXACT_INTEGER = 2**53
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def moment(timestamp: Timestamp, path: str) -> datetime:
@@ -27,9 +28,9 @@ def timestamp(value: datetime | None) -> Timestamp | None:
     """The message for a time; None stays None, which leaves a field unset."""
     if value is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(value)
-    return message
+    # What FromDatetime does in three times as long, on every list that is answered.
+    since = value - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def span(duration: Duration) -> timedelta:

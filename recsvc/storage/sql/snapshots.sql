@@ -50,11 +50,11 @@ SELECT item_key, successor_keys AS keys, weights
 FROM item_transitions WHERE tenant_key = %(tenant)s AND model_key = %(model)s;
 
 -- subject_states --
--- What is known of some users and sessions, in the order asked, NULL for whom nobody knows; and the tenant's version, by
--- which a snapshot of it is current or not.
+-- What is known of some users and sessions, in the order asked, NULL for whom nobody knows, arrays as they are sent; and
+-- the tenant's version, by which a snapshot of it is current or not.
 SELECT (SELECT version FROM tenant_versions WHERE tenant_key = %(tenant)s) AS tenant_version, u.user_key, s.version, s.folded_version, s.model_key, coalesce(cardinality(s.item_keys), 0) AS history_size,
-       s.item_keys[1:%(history)s] AS item_keys, s.weights[1:%(history)s] AS weights, s.ages[1:%(history)s] AS ages,
-       s.seen_keys, CASE WHEN s.model_key = %(model)s THEN s.vector END AS vector
+       array_send(s.item_keys[1:%(history)s]) AS item_keys, array_send(s.weights[1:%(history)s]) AS weights,
+       array_send(s.ages[1:%(history)s]) AS ages, array_send(s.seen_keys) AS seen_keys, CASE WHEN s.model_key = %(model)s THEN s.vector END AS vector
 FROM unnest(%(kinds)s::smallint[], %(user_ids)s::text[]) WITH ORDINALITY AS n (kind, user_id, ordinal)
 LEFT JOIN users u ON u.tenant_key = %(tenant)s AND u.kind = n.kind AND u.user_id = n.user_id
 LEFT JOIN user_state s ON s.tenant_key = u.tenant_key AND s.user_key = u.user_key
