@@ -38,6 +38,7 @@ from recsvc.engine.item_fold_in import ItemFoldIn
 from recsvc.engine.profiles import TenantProfiles
 from recsvc.engine.projector import Projector
 from recsvc.engine.recommender import Recommender
+from recsvc.engine.remembered_states import RememberedStates
 from recsvc.engine.retention import Retention
 from recsvc.engine.shown_log import ShownLog
 from recsvc.engine.similar_items import SimilarItemFinder
@@ -278,7 +279,8 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     cache = ListCache(storage.redis, storage.metrics) if cached else None
     profiles = TenantProfiles(storage.tenants, cache, storage.metrics, storage.database.is_slow)
     fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
-    finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics)
+    states = RememberedStates(settings.engine.remembered_states_mib * 2**20, settings.cache.stale_ttl_s)
+    finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics, states)
     trending = TrendingMemory(storage.candidates, storage.items)
     recommender = Recommender(
         finder,

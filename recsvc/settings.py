@@ -253,6 +253,12 @@ class EngineSettings(BaseModel):
     snapshot_mib: int = Field(
         128, ge=0, description="Memory for catalogues and models that lists are made from without a search; MiB."
     )
+    remembered_states_mib: int = Field(
+        16,
+        ge=0,
+        description="Memory for the states of users asked for last, of which partial lists are made while PostgreSQL"
+        " is away; MiB.",
+    )
     counters_life_s: float = Field(
         0.5,
         ge=0,

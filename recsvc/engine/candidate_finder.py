@@ -11,21 +11,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Self, TypeVar
 
 import structlog
 
-from recsvc.domain.errors import DomainError
-from recsvc.domain.ids import TenantKey
+from recsvc.domain.errors import DeadlinePassed, DomainError, StorageUnavailable
+from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.recommendations import RecommendQuery
 from recsvc.domain.tenancy import ServingModel, TenantProfile
 from recsvc.domain.users import UserKind
 from recsvc.engine.gathering import Gathering
-from recsvc.engine.snapshot_candidates import find_candidates, is_answerable
+from recsvc.engine.remembered_states import RememberedStates
+from recsvc.engine.snapshot_candidates import among, find_candidates, is_answerable, is_recallable, with_session
 from recsvc.engine.snapshot_lists import ListWanted, SnapshotList, make_lists
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import EngineSettings
@@ -44,6 +45,7 @@ _REST = 10.0
 _TOO_LARGE_S = 60.0
 # So many times as old as they should be, counters are not good enough to go on with while new ones are read.
 _PATIENCE = 4
+_OLD_COUNTERS = "what is popular and what trends is not that of now"
 _STOP_S = 5.0
 _USERS_AT_ONCE = 64
 _COUNTERS_AT_ONCE = 1000
@@ -77,7 +79,10 @@ class CandidateFinder:
         snapshots: SnapshotRepository,
         settings: EngineSettings,
         metrics: Metrics,
+        states: RememberedStates,
     ) -> None:
+        """states: keeps those that questions were answered with, for `recall`."""
+        self._states = states
         self._candidates = candidates
         self._snapshots = snapshots
         self._settings = settings
@@ -105,11 +110,8 @@ class CandidateFinder:
         if known is None:
             return await self._searched(profile, question, now)
         held, state = known
-        counters = await self._counters(profile.tenant_key, held)
-        found = await _computed(
-            held, 1, partial(find_candidates, held.snapshot, counters, held.model, [state], question, now)
-        )
-        return found.of(0, want_vectors=question.want_vectors)
+        counters, lacks = await self._counters(profile.tenant_key, held)
+        return replace(await _found(held, counters, state, question, now), lacks=lacks)
 
     @stage(LIST)
     async def find_list(
@@ -134,7 +136,8 @@ class CandidateFinder:
         subjects: Sequence[tuple[UserKind, str]],
         wanted: Sequence[tuple[RecommendQuery, CandidateQuestion, Mapping[str, float]]],
     ) -> list[SnapshotList | None]:
-        """What `find_list` finds for many at once, apart from single calls; None where no snapshot answers.
+        """What `find_list` finds for many at once, apart from single calls; None where no snapshot answers, or not
+        as it should.
 
         wanted: of each subject what `find_list` takes; all that ask the same may share a question, whose subject is
         ignored. The questions must be answerable.
@@ -150,7 +153,9 @@ class CandidateFinder:
             for at, (version, state) in enumerate(states)
             if state is not None and _is_answered(held, version, state)
         ]
-        counters = await self._counters(profile.tenant_key, held)
+        counters, lacks = await self._counters(profile.tenant_key, held)
+        if lacks:
+            return [None] * len(wanted)
         lists = [each for _, each in known]
         made = await _computed(held, len(lists), partial(make_lists, held.snapshot, counters, held.model, lists))
         self._metrics.candidate_questions.labels("snapshot").inc(len(made))
@@ -173,6 +178,7 @@ class CandidateFinder:
         if state is None or not _is_answered(held, version, state):
             return None
         self._by_snapshot.inc()
+        self._states.remember(profile.tenant_key, question.kind, question.user_id, state)
         return held, state
 
     async def _searched(self, profile: TenantProfile, question: CandidateQuestion, now: datetime) -> Candidates:
@@ -185,17 +191,46 @@ class CandidateFinder:
         finally:
             self._searching -= 1
 
-    async def _counters(self, tenant_key: TenantKey, held: HeldSnapshot) -> Counters:
-        """Counters of a moment ago; when they are older than that they are read anew, and if much older, waited for."""
+    async def recall(
+        self, tenant_key: TenantKey, question: CandidateQuestion, now: datetime, known: Iterable[ItemId] | None
+    ) -> Candidates | None:
+        """Candidates out of memory alone, outdated as that may be; None when it holds too little.
+
+        known: only these items, which may be shown; None for whatever the catalogue had.
+        """
+        held = self._held.get(tenant_key)
+        if held is None or not is_recallable(question):
+            return None
+        state = self._states.find(tenant_key, question.kind, question.user_id) if question.user_id is not None else None
+        if state is not None and state.model_key != held.model.model_key:
+            state = replace(state, vector=None)
+        state = with_session(held.snapshot, state, question.session_item_ids)
+        if state is None:
+            return None
+        if known is not None:
+            question = among(held.snapshot, state, question, known)
+        return await _found(held, held.counters, state, question, now)
+
+    async def _counters(self, tenant_key: TenantKey, held: HeldSnapshot) -> tuple[Counters, str]:
+        """Counters of a moment ago, and what is wrong with them.
+
+        When they are older than that they are read anew, and if much older, waited for; half of a list's time at most,
+        then old ones are better than none.
+        """
         age_s, life_s = time.monotonic() - held.counted, self._settings.counters_life_s
+        if not life_s:
+            return await held.counting.answer(None), ""
         if age_s > _PATIENCE * life_s:
-            return await held.counting.answer(None)
+            try:
+                return await in_time(held.counting.answer(None), self._settings.fresh_list_s / 2), ""
+            except (StorageUnavailable, DeadlinePassed):
+                return held.counters, _OLD_COUNTERS
         if age_s > life_s:
             # Nobody waits for these; without a bound, counters that hang would hold up those that are waited for.
             self._begin(
                 self._counting, tenant_key, lambda: in_time(held.counting.answer(None), self._settings.fresh_list_s)
             )
-        return held.counters
+        return held.counters, ""
 
     def current(self, profile: TenantProfile) -> HeldSnapshot | None:
         """The snapshot of this very version; else None, and one begins to be read, unless that was done just now."""
@@ -262,8 +297,9 @@ class CandidateFinder:
             return await self._snapshots.subject_states(tenant_key, model, asked, self._settings.neighbor_history_items)
 
         async def lists(wanted: Sequence[ListWanted]) -> Sequence[SnapshotList]:
-            counters = await self._counters(tenant_key, held)
-            return await _computed(held, len(wanted), partial(make_lists, snapshot, counters, model, wanted))
+            counters, lacks = await self._counters(tenant_key, held)
+            made = await _computed(held, len(wanted), partial(make_lists, snapshot, counters, model, wanted))
+            return [replace(each, lacks=lacks) for each in made] if lacks else made
 
         async def counts(asked: Sequence[None]) -> Sequence[Counters]:
             start = time.monotonic()
@@ -296,6 +332,13 @@ async def _computed(held: HeldSnapshot, users: int, compute: Callable[[], _Found
     if users * held.snapshot.vectors.size > _IN_THREAD:
         return await asyncio.to_thread(compute)
     return compute()
+
+
+async def _found(
+    held: HeldSnapshot, counters: Counters, state: SubjectState, question: CandidateQuestion, now: datetime
+) -> Candidates:
+    compute = partial(find_candidates, held.snapshot, counters, held.model, [state], question, now)
+    return (await _computed(held, 1, compute)).of(0, want_vectors=question.want_vectors)
 
 
 def _is_answered(held: HeldSnapshot, version: int, state: SubjectState) -> bool:

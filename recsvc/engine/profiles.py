@@ -79,6 +79,11 @@ class TenantProfiles:
                 return self._entries[tenant_key].profile
             raise StorageUnavailable
 
+    def last(self, tenant_key: TenantKey) -> TenantProfile | None:
+        """The profile that was loaded last, however long ago."""
+        entry = self._entries.get(tenant_key)
+        return entry.profile if entry is not None else None
+
     async def get_current(self, tenant_key: TenantKey) -> TenantProfile:
         """The profile of the version that caches know of: what was changed before this call is in it."""
         version = await self._versions.answer(tenant_key) if self._cache is not None else None

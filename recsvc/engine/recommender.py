@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from recsvc.cache.lists import ListCache, LookUp, Versions
-from recsvc.domain.errors import ItemNotFound, UserNotFound
+from recsvc.domain.catalog import Item
+from recsvc.domain.errors import ItemNotFound, StorageUnavailable, UserNotFound
 from recsvc.domain.ids import ItemId, ItemKey, TenantKey
 from recsvc.domain.recommendations import (
     TREND_HALF_LIVES,
@@ -110,6 +111,7 @@ class Recommender:
         self._cache = cache
         self._fallback = fallback
         self._shown = shown
+        self._metrics = metrics
         self._served = ServedLists(metrics, _PERSONAL)
         self._settings = settings
         self._cache_settings = cache_settings
@@ -130,6 +132,8 @@ class Recommender:
         """
         if in_bulk or self._fallback is None:
             found = await self.find(tenant_key, query, cached=not in_bulk)
+            if in_bulk and found.degradation.level is DegradationLevel.PARTIAL:
+                raise StorageUnavailable
         else:
             found = await self._find_or_degrade(tenant_key, query, self._fallback, budget_s)
         return await self.tell(tenant_key, query, found, patiently=in_bulk)
@@ -171,13 +175,13 @@ class Recommender:
         looked_up = await self._look_up(tenant_key, query, cached=True)
         if looked_up.found is not None:
             return looked_up.found
-        if fallback.is_preferred and (found := await fallback.find(tenant_key, query)) is not None:
+        if fallback.is_preferred and (found := await fallback.find(tenant_key, query, self._recalled)) is not None:
             return found
         budget_s = min(budget_s or self._settings.fresh_list_s, self._settings.fresh_list_s)
         try:
             return await in_time(self._compute(tenant_key, query, looked_up.tenant_version, cached=True), budget_s)
         except UNANSWERED:
-            found = await fallback.find(tenant_key, query)
+            found = await fallback.find(tenant_key, query, self._recalled)
             if found is None:
                 raise
             return found
@@ -195,7 +199,8 @@ class Recommender:
         made = await self._made(profile, query)
         if self._fallback is not None:
             self._fallback.keep_up(profile)
-        if self._cache is not None and cached and _is_cacheable(query):
+        is_whole = made.found.degradation.level is not DegradationLevel.PARTIAL
+        if self._cache is not None and cached and is_whole and _is_cacheable(query):
             await self._keep(profile, _who(query), query.fingerprint(), made)
         return made.found
 
@@ -210,7 +215,34 @@ class Recommender:
             return await self._ranked(profile, query, made)
         items = await with_details(self._items, profile, made.items, query.item_fields)
         self._served.computed(query.strategy, items)
-        return _Made(_full(profile, query, items), made.subject, made.expire_times)
+        found = _full(profile, query, items)
+        if made.lacks:
+            found = replace(found, degradation=self._lacking(made.lacks))
+        return _Made(found, made.subject, made.expire_times)
+
+    async def _recalled(
+        self, tenant_key: TenantKey, query: RecommendQuery, now: datetime, known: Mapping[ItemId, Item] | None
+    ) -> Recommendations | None:
+        """A list out of what the process holds of the tenant and remembers of the user; without reasons."""
+        profile = self._profiles.last(tenant_key)
+        if profile is None:
+            return None
+        candidates = await self._finder.recall(tenant_key, self.question(query, profile), now, known)
+        if candidates is None:
+            return None
+        strategy, _, ranked = self._scored(profile, query, candidates)
+        items = tuple(
+            RecommendedItem(
+                item_id=candidates.item_ids[at],
+                score=float(ranked.scores[at]),
+                source=ranked.source(at),
+                item=known[candidates.item_ids[at]] if known is not None and query.item_fields else None,
+            )
+            for at in ranked.positions.tolist()
+        )
+        if not items:
+            return None
+        return Recommendations(items, strategy, _model_id(profile, strategy), datetime.now(UTC))
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""
@@ -331,9 +363,14 @@ class Recommender:
             strategy=strategy,
             model_id=_model_id(profile, strategy),
             generate_time=datetime.now(UTC),
-            degradation=degradation,
+            degradation=self._lacking(candidates.lacks) if candidates.lacks else degradation,
         )
         return _Made(found, candidates.subject, [candidates.expire_times[at] for at in positions])
+
+    def _lacking(self, lacks: str) -> Degradation:
+        """Of a list that was made although something is not as it should be."""
+        self._metrics.degraded.labels("counters").inc()
+        return Degradation(DegradationLevel.PARTIAL, lacks)
 
     @staticmethod
     @stage(BLEND)

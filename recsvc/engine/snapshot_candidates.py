@@ -6,7 +6,8 @@ users of whom the same is asked are answered together: a matrix product for each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from recsvc.domain.arrays import Codes, Float32, Float64, Mask, Scores
+from recsvc.domain.ids import ItemId
 from recsvc.domain.tenancy import ServingModel
 from recsvc.engine.candidate_set import CandidateSet
 from recsvc.storage.candidates import CandidateQuestion, Subject
@@ -24,6 +26,8 @@ _LEARNED = frozenset({"collaborative", "neighbors", "sequence"})
 _SOURCES = _LEARNED | {"popular", "trending", "new"}
 # A signal that has faded to nothing still says something: scipy leaves out what adds up to 0.
 _LEAST_SIGNAL = 1e-20
+_NO_KEYS = np.empty(0, dtype=np.int64)
+_NOBODY = SubjectState(None, 0, 0, None, 0, _NO_KEYS, np.empty(0), np.empty(0), _NO_KEYS, None)
 
 
 def is_answerable(question: CandidateQuestion) -> bool:
@@ -38,6 +42,54 @@ def is_answerable(question: CandidateQuestion) -> bool:
         and (question.score_neighbors or any(question.limits.get(source) for source in _LEARNED))
         and all(limit == 0 or source in _SOURCES for source, limit in question.limits.items())
     )
+
+
+def is_recallable(question: CandidateQuestion) -> bool:
+    """Whether a snapshot and a remembered state hold enough for a list that says that it is partial; filters are up to
+    `among`."""
+    return (
+        not question.boosts
+        and question.category_field is None
+        and any(question.limits.get(source) for source in _LEARNED)
+        and all(limit == 0 or source in _SOURCES for source, limit in question.limits.items())
+    )
+
+
+def with_session(
+    snapshot: ServingSnapshot, state: SubjectState | None, item_ids: Sequence[ItemId]
+) -> SubjectState | None:
+    """The state after items that came after all that is stored, oldest first; None when nothing is known at all.
+
+    The vector stays as it is: a snapshot has no fold-in scales.
+    """
+    keys = [
+        snapshot.item_keys[snapshot.position_of_id[each]]
+        for each in reversed(item_ids)
+        if each in snapshot.position_of_id
+    ]
+    if not keys:
+        return state
+    before = state or _NOBODY
+    return replace(
+        before,
+        history_size=before.history_size + len(keys),
+        item_keys=np.concatenate([np.array(keys, dtype=np.int64), before.item_keys]),
+        weights=np.concatenate([np.ones(len(keys)), before.weights]),
+        ages=np.concatenate([np.arange(1.0, len(keys) + 1), before.ages + len(keys)]),
+        seen_keys=np.concatenate([before.seen_keys, np.array(keys, dtype=np.int64)]),
+    )
+
+
+def among(
+    snapshot: ServingSnapshot, state: SubjectState, question: CandidateQuestion, item_ids: Iterable[ItemId]
+) -> CandidateQuestion:
+    """The question about these items, which may be shown, as far as the subject has not seen them."""
+    left_out = set(question.excluded)
+    if not question.include_seen:
+        places = snapshot.keys.positions(state.seen_keys)
+        left_out.update(snapshot.item_ids[at] for at in places[places >= 0].tolist())
+    given = tuple(item_id for item_id in item_ids if item_id not in left_out)
+    return replace(question, limits={}, given=given, score_neighbors=True)
 
 
 def find_candidates(

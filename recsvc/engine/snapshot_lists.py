@@ -38,11 +38,12 @@ class ListWanted:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotList:
-    """The list of a user. expire_times: of its items."""
+    """The list of a user. expire_times: of its items; lacks: what is not as it should be, for people."""
 
     subject: Subject
     items: tuple[RecommendedItem, ...]
     expire_times: tuple[datetime | None, ...]
+    lacks: str = ""
 
 
 def is_made_together(query: RecommendQuery) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Self
@@ -19,7 +19,7 @@ import structlog
 from recsvc.domain.catalog import Item
 from recsvc.domain.errors import DomainError
 from recsvc.domain.filters import ITEM_FIELDS, evaluate
-from recsvc.domain.ids import TenantKey
+from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.recommendations import RecommendedItem, RecommendQuery, Source, Strategy
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.ranking import rank, weights_for
@@ -71,16 +71,22 @@ class TrendingMemory:
 
     def find(self, tenant_key: TenantKey, query: RecommendQuery, now: datetime) -> Sequence[RecommendedItem]:
         """The best of what is remembered that the query lets through; none for a tenant that has not asked lately."""
-        held = self._remembered.get(tenant_key)
-        if held is None:
-            return ()
-        excluded = {*query.exclude_item_ids, *query.session_item_ids}
         found = [
             RecommendedItem(item.item_id, score, Source.TRENDING, item=item if query.item_fields else None)
-            for item, score in held.items
-            if item.item_id not in excluded and _is_open(item, now) and _matches(item, query, now)
+            for item, score in self._allowed(tenant_key, query, now)
         ]
         return found[: query.count]
+
+    def known(self, tenant_key: TenantKey, query: RecommendQuery, now: datetime) -> Mapping[ItemId, Item]:
+        """All that is remembered that the query lets through."""
+        return {item.item_id: item for item, _ in self._allowed(tenant_key, query, now)}
+
+    def _allowed(self, tenant_key: TenantKey, query: RecommendQuery, now: datetime) -> Iterator[tuple[Item, float]]:
+        held = self._remembered.get(tenant_key)
+        excluded = {*query.exclude_item_ids, *query.session_item_ids}
+        for item, score in held.items if held is not None else ():
+            if item.item_id not in excluded and _is_open(item, now) and _matches(item, query, now):
+                yield item, score
 
     async def _read(self, profile: TenantProfile) -> None:
         tenant_key = profile.tenant_key

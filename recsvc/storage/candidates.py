@@ -81,7 +81,7 @@ class Candidates:
 
     components: collaborative (inner product), neighbors and sequence (sums of weights), content, popular and trending
     (log2 of a decayed count), new (seconds), recent (position in the history), repeat (signal). is_new: those whose
-    vectors are derived, since training has not seen them.
+    vectors are derived, since training has not seen them. lacks: what of it is not as it should be, for people.
     """
 
     subject: Subject
@@ -94,6 +94,7 @@ class Candidates:
     expire_times: Sequence[datetime | None]
     categories: Sequence[Sequence[str]]
     vectors: Float32 | None
+    lacks: str = ""
 
     def __len__(self) -> int:
         """How many there are."""

@@ -102,9 +102,12 @@ class ServingSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SubjectState:
-    """A folded state as `subject` of the candidate statement has it; vector is None when it is of another model."""
+    """A folded state as `subject` of the candidate statement has it; vector is None when it is of another model.
 
-    user_key: UserKey
+    user_key: None for whom nothing is stored.
+    """
+
+    user_key: UserKey | None
     version: int
     folded_version: int
     model_key: ModelKey | None

@@ -245,10 +245,15 @@ async def recovery_s(api: Api) -> float:
 
 def open_breakers(target: Target) -> set[str]:
     """Which dependencies the server leaves alone, or probes, at present."""
+    return set(re.findall(r'recsvc_breaker_state\{dependency="(\w+)"\} [12]', metrics(target)))
+
+
+def metrics(target: Target) -> str:
+    """What the server's /metrics says."""
     address = f"http://127.0.0.1:{target.server.metrics_port}/metrics"
     with urllib.request.urlopen(address, timeout=5) as answer:
-        text = answer.read().decode()
-    return set(re.findall(r'recsvc_breaker_state\{dependency="(\w+)"\} [12]', text))
+        text: str = answer.read().decode()
+    return text
 
 
 def stored(target: Target) -> Counter[str]:

@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 
 from recsvc.app import Engine, Storage, build_engine
+from recsvc.domain.errors import StorageUnavailable
 from recsvc.domain.ids import ItemId, UserId
-from recsvc.domain.recommendations import Diversity, RecommendQuery, Strategy
+from recsvc.domain.recommendations import DegradationLevel, Diversity, RecommendQuery, Strategy
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.engine.candidate_finder import CandidateFinder
+from recsvc.engine.remembered_states import RememberedStates
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.settings import EngineSettings
 from recsvc.storage.candidates import Candidates
+from recsvc.storage.snapshots import Counters
 from tests.api import Api
-from tests.cinema import an_event, an_item, open_cinema
+from tests.cinema import an_event, an_item, open_cinema, watched_by
 from tests.cinema import train as train_cinema
 
 _NOW = datetime.now(UTC)
@@ -54,6 +57,12 @@ async def cinema(api: Api) -> Api:
         request.update_mask.paths.append(next(name for name in fields if name != "item_id"))
         await api.catalog.UpdateItem(request)
     return api
+
+
+def _finder(storage: Storage, **settings: float) -> CandidateFinder:
+    states = RememberedStates(limit_bytes=2**20, life_s=3600)
+    engine_settings = EngineSettings.model_validate(settings)
+    return CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics, states)
 
 
 async def _profile(engine: Engine, tenant: int) -> TenantProfile:
@@ -115,7 +124,7 @@ async def test_a_catalogue_that_memory_has_no_room_for_is_searched_in_postgresql
     storage: Storage, cinema: Api, tenant: int
 ) -> None:
     engine = build_engine(storage)
-    finder = CandidateFinder(storage.candidates, storage.snapshots, EngineSettings(snapshot_mib=0), storage.metrics)
+    finder = _finder(storage, snapshot_mib=0)
     profile = await _profile(engine, tenant)
     question = engine.recommender.question(RecommendQuery(user_id=UserId("u1")), profile)
     async with finder:
@@ -130,9 +139,7 @@ async def test_counters_may_be_told_to_be_no_older_than_the_question(
     storage: Storage, cinema: Api, tenant: int
 ) -> None:
     engine = build_engine(storage)
-    finder = CandidateFinder(
-        storage.candidates, storage.snapshots, EngineSettings(counters_life_s=0.0), storage.metrics
-    )
+    finder = _finder(storage, counters_life_s=0.0)
     profile = await _profile(engine, tenant)
     question = engine.recommender.question(RecommendQuery(user_id=UserId("u1"), count=50), profile)
     async with finder, asyncio.timeout(20):
@@ -161,9 +168,7 @@ async def test_the_vectors_of_new_items_follow_their_events(storage: Storage, ci
     async with asyncio.timeout(20):
         while np.isnan(before := await searched(await _profile(engine, tenant))):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-    finder = CandidateFinder(
-        storage.candidates, storage.snapshots, EngineSettings(counters_life_s=0.0), storage.metrics
-    )
+    finder = _finder(storage, counters_life_s=0.0)
     async with finder, asyncio.timeout(30):
         profile = await _profile(engine, tenant)
         while (held := finder.current(profile)) is None:
@@ -179,3 +184,75 @@ async def test_the_vectors_of_new_items_follow_their_events(storage: Storage, ci
     at = found.item_ids.index(new)
     assert found.is_new[at]
     assert found.components["collaborative"][at] == pytest.approx(after, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        RecommendQuery(user_id=UserId("u1"), count=50),
+        RecommendQuery(user_id=UserId("u1"), strategy=Strategy.NEIGHBORS, exclude_item_ids=(ItemId("Drama-1"),)),
+        RecommendQuery(strategy=Strategy.NEIGHBORS, session_item_ids=(ItemId("Drama-1"), ItemId("Horror-3"))),
+        RecommendQuery(
+            user_id=UserId("u1"), strategy=Strategy.NEIGHBORS, session_item_ids=(ItemId("Comedy-3"), ItemId("Drama-1"))
+        ),
+    ],
+    ids=["a user", "without an item", "a session", "a user in a session"],
+)
+async def test_what_memory_recalls_is_what_postgresql_finds(
+    storage: Storage, cinema: Api, tenant: int, query: RecommendQuery
+) -> None:
+    engine = build_engine(storage)
+    profile = await _profile(engine, tenant)
+    await _until_held(engine, profile)
+    await engine.recommender.find(profile.tenant_key, RecommendQuery(user_id=UserId("u1"), max_staleness=timedelta(0)))
+    question = engine.recommender.question(query, profile)
+    found = await engine.finder.recall(profile.tenant_key, question, _NOW, None)
+    expected = await storage.candidates.find(profile.tenant_key, profile.model, question, _NOW)
+    assert found is not None
+    assert len(expected) > 0
+    assert found.item_ids == expected.item_ids
+    for name in ("neighbors", "sequence"):
+        np.testing.assert_allclose(found.components[name], expected.components[name], rtol=1e-5, atol=1e-6)
+
+
+async def test_of_known_items_only_those_not_seen_are_recalled(storage: Storage, cinema: Api, tenant: int) -> None:
+    engine = build_engine(storage)
+    profile = await _profile(engine, tenant)
+    await _until_held(engine, profile)
+    asked = RecommendQuery(user_id=UserId("u1"), max_staleness=timedelta(0), count=50)
+    unseen = [item.item_id for item in (await engine.recommender.find(profile.tenant_key, asked)).items]
+    known = [*map(ItemId, watched_by(1)), unseen[0], unseen[1]]
+    question = engine.recommender.question(replace(asked, exclude_item_ids=(unseen[0],)), profile)
+    found = await engine.finder.recall(profile.tenant_key, question, _NOW, known)
+    assert found is not None
+    assert found.item_ids == [unseen[1]]
+
+
+async def test_of_whom_memory_knows_nothing_it_recalls_nothing(storage: Storage, cinema: Api, tenant: int) -> None:
+    engine = build_engine(storage)
+    profile = await _profile(engine, tenant)
+    await _until_held(engine, profile)
+    for query in (RecommendQuery(user_id=UserId("u1")), RecommendQuery(session_item_ids=(ItemId("nothing"),))):
+        question = engine.recommender.question(query, profile)
+        assert await engine.finder.recall(profile.tenant_key, question, _NOW, None) is None
+
+
+async def test_counters_that_cannot_be_had_cost_the_list_nothing_but_its_name(
+    storage: Storage, cinema: Api, tenant: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build_engine(storage)
+    profile = await _profile(engine, tenant)
+    await _until_held(engine, profile)
+    query = RecommendQuery(user_id=UserId("u1"), max_staleness=timedelta(0))
+    whole = await engine.recommender.find(profile.tenant_key, query)
+
+    async def fail(*_: object) -> Counters:
+        raise StorageUnavailable
+
+    monkeypatch.setattr(storage.snapshots, "counters", fail)
+    monkeypatch.setattr("recsvc.engine.candidate_finder._PATIENCE", 0.0)
+    partial = await engine.recommender.find(profile.tenant_key, query)
+    assert partial.degradation.level is DegradationLevel.PARTIAL
+    assert [item.item_id for item in partial.items] == [item.item_id for item in whole.items]
+    with pytest.raises(StorageUnavailable):
+        await engine.recommender.recommend(profile.tenant_key, query, in_bulk=True)
