@@ -53,7 +53,7 @@ class ReplicatedInstallation:
     async def starts(self, count: int) -> None:
         """Wait until so many workers have begun to serve since the beginning."""
         async with asyncio.timeout(_SERVING_S):
-            while self.server.log.read_bytes().count(b'"serving"') < count:  # noqa: ASYNC110
+            while self.server.log.read_bytes().count(b'"service.serving"') < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
 
@@ -117,7 +117,7 @@ async def replica_killed(installation: ReplicatedInstallation) -> AsyncIterator[
 @asynccontextmanager
 async def worker_killed(installation: ReplicatedInstallation) -> AsyncIterator[None]:
     """kill -9 of one of them; over when another one serves in its place."""
-    served = installation.server.log.read_bytes().count(b'"serving"')
+    served = installation.server.log.read_bytes().count(b'"service.serving"')
     kill_9(installation.workers[0])
     yield
     await installation.starts(served + 1)

@@ -168,7 +168,7 @@ async def test_a_second_signal_ends_the_parent_and_its_workers_at_once(
             calls = await _in_flight(workers, apis)
             workers.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(10):
-                while len(workers.said("draining")) < 2:  # noqa: ASYNC110
+                while len(workers.said("service.draining")) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             workers.process.send_signal(signal.SIGINT)
             assert await asyncio.to_thread(workers.process.wait, 5) == 128 + signal.SIGINT
