@@ -1,4 +1,4 @@
-"""Lines that storage, cache and engine log while a call is being answered name the call."""
+"""Lines that storage, cache and engine log while a call is being answered name the call, its tenant and its trace."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from tests.api import Api
 from tests.chaos.installation import ServerProcess
 from tests.ports import free_port
 
+_TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
 
 @pytest.fixture
 def without_redis(storage: Storage, tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that logs a line whenever it asks Redis."""
+    """A server that logs a line whenever it asks Redis, and traces calls for a collector that is not there."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RECSVC_")}
     environment = kept | {
         "RECSVC_DATABASE_URL": storage.urls.database_url,
         "RECSVC_REDIS_URL": f"redis://127.0.0.1:{free_port()}",
         "RECSVC_SERVER__START_WAIT_REDIS_S": "0",
         "RECSVC_CACHE__BREAKER_FAILURES": "1000",
+        "RECSVC_TRACING__ENABLED": "true",
+        "RECSVC_TRACING__ENDPOINT": f"http://127.0.0.1:{free_port()}",
     }
     server = ServerProcess(environment, tmp_path / "log")
     server.start()
@@ -39,13 +43,13 @@ async def test_a_line_of_the_cache_names_the_call_that_it_was_asked_for(
 ) -> None:
     await without_redis.serves()
     async with Api.connected(without_redis.port, key) as api:
-        request = pb.RecommendRequest(user_id="u", count=3)
-        await api.recommendations.Recommend(request, metadata=(("x-request-id", "r-42"),))
+        metadata = (("x-request-id", "r-42"), ("traceparent", f"00-{_TRACE_ID}-00f067aa0ba902b7-01"))
+        await api.recommendations.Recommend(pb.RecommendRequest(user_id="u", count=3), metadata=metadata)
     without_redis.stop()
 
     lines: list[Any] = [json.loads(line) for line in without_redis.log.read_text("utf-8").splitlines()]
-    of_call = [line for line in lines if line["event"] == "redis.failed" and line.get("request_id") == "r-42"]
-    assert of_call
-    assert {line["tenant"] for line in of_call} == {new_tenant.tenant_id}
+    failures = [line for line in lines if line["event"] == "redis.failed"]
+    of_call = [line for line in failures if line.get("request_id") == "r-42"]
+    assert {(line["tenant"], line["trace_id"]) for line in of_call} == {(new_tenant.tenant_id, _TRACE_ID)}
     # What the server does by itself is nobody's call.
-    assert [line for line in lines if line["event"] == "redis.failed" and "request_id" not in line]
+    assert [line for line in failures if "request_id" not in line and "trace_id" not in line]
