@@ -19,7 +19,7 @@ import psycopg
 from pgvector.psycopg import register_vector_async
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from recsvc.domain.errors import DeadlinePassed, StorageUnavailable
 from recsvc.domain.ids import TenantKey
@@ -31,6 +31,7 @@ from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
 from recsvc.storage.failures import ConnectionLost, translated_errors
+from recsvc.storage.measured_pool import MeasuredPool
 from recsvc.storage.statements import UNNAMED, load, name_of
 from recsvc.storage.traced_cursors import sql_span
 from recsvc.telemetry.metrics import Metrics
@@ -82,7 +83,6 @@ class Database:
         self._must_answer = must_answer
         self._show_state = metrics.breaker_changed(name)
         self._show_slowness = metrics.breaker_changed(f"{name}_slow")
-        self._pool_wait = metrics.pool_wait_seconds.labels(name)
         self._statement_times = metrics.statement_times
         self.retries = Retries(metrics.retried)
         self._prober: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class Database:
             probed_apart=True,
         )
         self._slowness = Slowness(_LEAST_A_SECOND, on_change=self._slowness_changed)
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool = MeasuredPool(
             url,
             connection_class=Connection,
             kwargs={
@@ -118,7 +118,7 @@ class Database:
             open=False,
             name=f"recsvc-{name}",
         )
-        metrics.watch_pool(name, self._pool.get_stats)
+        self._pool.measure(metrics, name)
 
     async def __aenter__(self) -> Self:
         """Open the pool. Raises StorageUnavailable when no connection comes about in time and one must."""
@@ -190,9 +190,7 @@ class Database:
         """
         task = asyncio.current_task()
         cancellations = task.cancelling() if task is not None else 0
-        start = time.perf_counter()
         async with self._pool.connection() as connection:
-            self._pool_wait.observe(time.perf_counter() - start)
             if task is not None and task.cancelling() > cancellations:
                 # The pool waits with asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes
                 # together with the connection (bpo-37658).

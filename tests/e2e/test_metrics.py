@@ -40,6 +40,7 @@ _STILL = {
     "recsvc_replica_lag_seconds": "there is no replica",
     "recsvc_shown_dropped": "the queue does not fill",
     "recsvc_pool_waiting": "connections do not run out",
+    "recsvc_pool_refusals": "connections do not run out",
     "recsvc_queue_length": "queues are empty again by the time of the scrape",
     "recsvc_events_waiting": "events are written by the time of the scrape",
     "recsvc_training_runs_under_way": "training has ended by the time of the scrape",

@@ -52,6 +52,11 @@ class StorageMetrics(Registered):
             "pool",
             buckets=_WAIT_SECONDS,
         )
+        self.pool_refusals = self._counter(
+            "recsvc_pool_refusals_total",
+            "Questions that got no connection: none was free in time, or too many waited already.",
+            "pool",
+        )
         self.statement_seconds = self._histogram(
             "recsvc_statement_seconds",
             "Duration of SQL statements, failed ones too, by their name in the .sql files; for those of a single round"
