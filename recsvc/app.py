@@ -56,7 +56,7 @@ from recsvc.rpc.interceptors.auth import Authentication, required_scopes
 from recsvc.rpc.interceptors.consistency import ReadYourWrites
 from recsvc.rpc.interceptors.limits import Limits
 from recsvc.rpc.interceptors.observation import Observation
-from recsvc.rpc.interceptors.tracing import CallTold, Traced, server_interceptor
+from recsvc.rpc.interceptors.tracing import CallTold, DrawnCalls, Traced
 from recsvc.rpc.key_hasher import KeyHasher
 from recsvc.rpc.methods import policies
 from recsvc.rpc.pipeline import Pipeline, Stage
@@ -472,7 +472,7 @@ async def _build_server(
         settings=settings.server,
     )
     return RpcServer(
-        pipeline,
+        DrawnCalls(pipeline, traces) if traces is not None else pipeline,
         CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
         UserServicer(storage.users, tokens, validator),
         IngestionServicer(
@@ -501,5 +501,4 @@ async def _build_server(
         draining,
         Certificates.of(settings.tls),
         settings.server,
-        around=[server_interceptor(traces)] if traces is not None else [],
     )

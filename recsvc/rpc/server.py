@@ -26,7 +26,7 @@ from recsvc.gen.v1 import (
 )
 from recsvc.rpc.certificates import Certificates
 from recsvc.rpc.health import Health
-from recsvc.rpc.pipeline import Interceptor, Pipeline
+from recsvc.rpc.pipeline import Interceptor
 from recsvc.rpc.reflection import enable_reflection
 from recsvc.rpc.servicers.admin import AdminServicer
 from recsvc.rpc.servicers.catalog import CatalogServicer
@@ -56,7 +56,7 @@ class RpcServer:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: Interceptor,
         catalog: CatalogServicer,
         users: UserServicer,
         ingestion: IngestionServicer,
@@ -67,16 +67,13 @@ class RpcServer:
         draining: asyncio.Event,
         certificates: Certificates | None,
         settings: ServerSettings,
-        around: Sequence[Interceptor] = (),
     ) -> None:
-        """draining: set when streams that could go on for ever must end; certificates: None for plain text; around:
-        interceptors outside of the pipeline.
-        """
+        """draining: set when streams that could go on for ever must end; certificates: None for plain text."""
         self._settings = settings
         self._certificates = certificates
         self._draining = draining
         self._server = grpc.aio.server(
-            interceptors=[*around, pipeline],
+            interceptors=[pipeline],
             options=_options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
         )
