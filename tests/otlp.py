@@ -96,12 +96,13 @@ INTERNAL, SERVER, CLIENT = 1, 2, 3
 
 
 @asynccontextmanager
-async def collector(port: int = 0) -> AsyncIterator[Collector]:
-    """A collector on a port, or on a free one."""
+async def collector(port: int = 0, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[Collector]:
+    """A collector on a port, or on a free one; credentials: for TLS."""
     kept = Collector()
     server = grpc.aio.server()
     pb_grpc.add_TraceServiceServicer_to_server(kept, server)
-    kept.port = server.add_insecure_port(f"127.0.0.1:{port}")
+    address = f"127.0.0.1:{port}"
+    kept.port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
         yield kept

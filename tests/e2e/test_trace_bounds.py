@@ -6,9 +6,12 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+import trustme
 
 from recsvc.domain.tenancy import Tenant
 from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
@@ -126,7 +129,7 @@ async def test_a_watch_has_a_bounded_number_of_spans(settings: Settings, new_ten
 
 
 async def test_without_a_collector_calls_are_answered_and_the_log_says_so_once(
-    settings: Settings, new_tenant: Tenant, capfd: pytest.CaptureFixture[str]
+    settings: Settings, new_tenant: Tenant, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     tracing = TracingSettings(
         enabled=True, endpoint=f"http://127.0.0.1:{free_port()}", ratio=1, every_s=0.02, timeout_s=0.1
@@ -138,9 +141,10 @@ async def test_without_a_collector_calls_are_answered_and_the_log_says_so_once(
             await asyncio.sleep(0.1)
         assert counted(service, "not_taken") > 0
         assert counted(service, "sent") == 0
-    said = [line for line in "".join(capfd.readouterr()).splitlines() if "tracing." in line or "opentelemetry" in line]
+    said = [line for line in "".join(capfd.readouterr()).splitlines() if "tracing." in line]
     assert len(said) == 1
     assert "tracing.collector_away" in said[0]
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]
 
 
 async def test_a_collector_that_comes_back_gets_what_is_recorded_from_then_on(
@@ -194,3 +198,20 @@ async def test_the_collector_is_told_the_headers_that_are_set_and_who_sends(
     assert kept.spans[0].resource["service.name"] == "shop-recsvc"
     assert kept.spans[0].resource["service.instance.id"] == f"one-{os.getpid()}"
     assert "s3cr3t" not in repr(tracing)
+
+
+async def test_over_tls_only_a_collector_of_the_authorities_is_told_anything(
+    settings: Settings, new_tenant: Tenant, tmp_path: Path
+) -> None:
+    ours, another = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for authority, is_told in ((ours, True), (another, False)):
+        certificate = authority.issue_cert("127.0.0.1")
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        credentials = grpc.ssl_server_credentials([(certificate.private_key_pem.bytes(), chain)])
+        async with collector(credentials=credentials) as kept:
+            endpoint = f"https://127.0.0.1:{kept.port}"
+            tracing = kept.settings(endpoint=endpoint, ca_file=tmp_path / "ca.pem", timeout_s=2.0, flush_s=3.0)
+            async with another_server(settings, new_tenant, tracing=tracing) as (_, api):
+                await one_film(api)
+            assert any(span.name.endswith("/BatchUpsertItems") for span in kept.spans) == is_told

@@ -45,3 +45,12 @@ def test_what_was_set_wrongly_is_named_and_not_repeated(file: Path, line: str) -
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert "hush" not in str(refused.value)
+
+
+def test_where_traces_go_and_what_is_sent_with_them_is_checked_and_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSVC_TRACING__HEADERS", '{"authorization": "Bearer s3cr3t"}')
+    assert "s3cr3t" not in repr(Settings())
+    assert Settings().tracing.headers["authorization"].get_secret_value() == "Bearer s3cr3t"
+    monkeypatch.setenv("RECSVC_TRACING__ENDPOINT", "collector:4317")
+    with pytest.raises(ValidationError, match=r"tracing\.endpoint"):
+        Settings()
