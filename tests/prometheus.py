@@ -52,16 +52,16 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def running_prometheus(target_port: int, *, every: str = "1s") -> AsyncIterator[Prometheus]:
-    """Prometheus as deployed, but for the target, how often it looks (`every`), and that nobody is alerted."""
+async def running_prometheus(target_port: int, *, every_s: int) -> AsyncIterator[Prometheus]:
+    """Prometheus as deployed, but for the target, how often it looks, and that nobody is alerted."""
     assert _BINARY is not None
     folder = temporary_folder()
     for rules in _FOLDER.glob("*.rules.yml"):
         shutil.copy(rules, folder)
     configuration = yaml.safe_load((_FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
-    configuration["global"] = {"scrape_interval": every, "evaluation_interval": every}
+    configuration["global"] = {"scrape_interval": f"{every_s}s", "evaluation_interval": f"{every_s}s"}
     configuration["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{target_port}"]
-    configuration["scrape_configs"][0]["scrape_timeout"] = every
+    configuration["scrape_configs"][0]["scrape_timeout"] = f"{every_s}s"
     del configuration["alerting"]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     prometheus = Prometheus(free_port())

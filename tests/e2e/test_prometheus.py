@@ -26,6 +26,14 @@ from tests.prometheus import Prometheus, needs_prometheus, running_prometheus
 pytestmark = needs_prometheus
 
 _SOON_S = 30.0
+_EVERY_S = 1
+_SEEN = (
+    'rate(recsvc_call_seconds_count{code="OK"}[1m])',
+    'rate(recsvc_call_seconds_count{code="INVALID_ARGUMENT"}[1m])',
+    'rate(recsvc_recommendations_total{degradation="NONE"}[1m])',
+    'rate(recsvc_recommendations_total{degradation="FALLBACK"}[1m])',
+    "recsvc_attributed_events_total",
+)
 _MAY_BE_EMPTY = {
     "Ends of workers": "there are no workers",
     "Degraded, by where the list came from": "PostgreSQL answers",
@@ -49,8 +57,8 @@ def metrics_port(service: Service) -> int:
 
 @pytest.fixture
 async def prometheus(service: Service) -> AsyncIterator[Prometheus]:
-    """It looks at the service every second."""
-    async with running_prometheus(metrics_port(service)) as running:
+    """It looks at the service."""
+    async with running_prometheus(metrics_port(service), every_s=_EVERY_S) as running:
         yield running
 
 
@@ -90,13 +98,14 @@ async def watched(prometheus: Prometheus, api: Api) -> Prometheus:
     """After calls of many kinds, some of them bad, that it has seen; rates need some before them and some after."""
     await open_cinema(api)
 
-    async def calls_are_counted() -> bool:
+    async def calls_are_seen() -> bool:
         await _call(api)
-        return bool(await prometheus.value("job:recsvc_recommend:rate5m")) and bool(
-            await prometheus.value("sum(recsvc_attributed_events_total)")
-        )
+        counts = [await prometheus.value(f"sum({query})") for query in _SEEN]
+        return all(counts)
 
-    await _until(calls_are_counted)
+    await _until(calls_are_seen)
+    # So that every rule has been evaluated with all of it.
+    await asyncio.sleep(2 * _EVERY_S)
     return prometheus
 
 
@@ -157,7 +166,7 @@ async def test_a_bucket_leads_to_the_trace_of_a_call(settings: Settings, new_ten
     async with (
         collector() as kept,
         another_server(settings, new_tenant, tracing=kept.settings()) as (service, api),
-        running_prometheus(metrics_port(service)) as prometheus,
+        running_prometheus(metrics_port(service), every_s=_EVERY_S) as prometheus,
     ):
 
         async def is_stored() -> bool:
