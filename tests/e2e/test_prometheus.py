@@ -39,6 +39,8 @@ _MAY_BE_EMPTY = {
     "Degraded, by where the list came from": "PostgreSQL answers",
     "Lag of replicas": "there are none",
     "Reads that may be a little old": "there are no replicas",
+    "Empty lists": "there are none",
+    "Similar items": "nobody asks for them",
     "Further attempts": "nothing fails",
     "Further attempts by operation": "nothing fails",
     "Spans of traces": "there are none",

@@ -53,6 +53,18 @@ QUALITY = Board(
                 True,
             ),
             Graph(
+                "Empty lists",
+                "The share of lists without a single item.",
+                "percentunit",
+                {"lists": f"{rate('recsvc_empty_lists_total')} / {rate('recsvc_recommendations_total')}"},
+            ),
+            Graph(
+                "Similar items",
+                "Answers of SimilarItems, by what made the items similar.",
+                "cps",
+                {"{{by}} {{degradation}}": rate("recsvc_similar_lists_total", "by, degradation")},
+            ),
+            Graph(
                 "Lists by placement", "", "cps", {"{{placement}}": rate("recsvc_recommendations_total", "placement")}
             ),
         ],

@@ -91,6 +91,7 @@ STORAGE = Board(
                 {"{{cache}}": share_of("recsvc_cache_lookups_total", 'outcome="hit"', "cache")},
             ),
             Graph("Entries", "In the process.", "none", {"{{cache}}": "sum by (cache) (recsvc_cache_entries{$at})"}),
+            Graph("Items of snapshots", "", "short", {"{{instance}}": "recsvc_snapshot_items{$at}"}),
             Graph(
                 "Memory of snapshots",
                 "Of catalogues and models.",
