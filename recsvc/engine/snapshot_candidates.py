@@ -217,22 +217,19 @@ def _said_by(matrix: sparse.csr_matrix[np.float32], users: int, rows: Codes, ite
     return total
 
 
-def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -> Float32 | None:
+def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -> Float32:
     """(states, n): of the users' vectors with those of the items; NaN where either has none."""
-    rows = [row for row, state in enumerate(states) if state.vector is not None]
-    if not rows:
-        return None
-    vectors = np.array([states[row].vector for row in rows], dtype=np.float32)
-    # The length of a user's vector changes no order; half precision as the statement compares.
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    directions = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float16).astype(np.float32)
-    products = directions @ snapshot.vectors.T
+    products = np.full((len(states), len(snapshot)), np.nan, dtype=np.float32)
+    for row, state in enumerate(states):
+        if state.vector is not None:
+            # The length of a user's vector changes no order; half precision as the statement compares.
+            length = np.linalg.norm(state.vector)
+            direction = (state.vector / length if length else state.vector).astype(np.float16).astype(np.float32)
+            # One product for all would round differently with the number of users, and items that score nearly the
+            # same would change places.
+            np.matmul(snapshot.vectors, direction, out=products[row])
     products[:, ~snapshot.has_vector] = np.nan
-    if len(rows) == len(states):
-        return products
-    found = np.full((len(states), len(snapshot)), np.nan, dtype=np.float32)
-    found[rows] = products
-    return found
+    return products
 
 
 def _best(scores: Float32 | Float64 | None, is_allowed: Mask, k: int) -> Mask:

@@ -102,7 +102,7 @@ def _wanted(query: RecommendQuery, state: SubjectState) -> ListWanted:
 
 
 def _listed(found: SnapshotList) -> list[tuple[str, str, object]]:
-    return [(item.item_id, item.source, pytest.approx(item.score, abs=1e-6)) for item in found.items]
+    return [(item.item_id, item.source, pytest.approx(item.score, rel=1e-12)) for item in found.items]
 
 
 @settings(deadline=None, max_examples=60)
