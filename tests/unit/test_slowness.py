@@ -75,9 +75,10 @@ def test_a_few_slow_reads_speak_of_what_they_ask_for(watched: Watched) -> None:
     assert not watched.slowness.is_slow
 
 
-def test_seconds_without_answers_neither_count_nor_begin_anew(watched: Watched) -> None:
+def test_seconds_with_too_few_answers_neither_count_nor_begin_anew(watched: Watched) -> None:
     for _ in range(3):
         watched.second(slow=1)
+        watched.second(quick=4, kind="read")
         watched.now_s += 5
     watched.slowness.answered("trivial", slowly=False)
     assert watched.slowness.is_slow
