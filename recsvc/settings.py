@@ -34,6 +34,12 @@ class PostgresSettings(BaseModel):
     replica_wait_s: float = Field(
         0.1, ge=0, description="How long a read that must see a write waits for a replica before the primary is asked."
     )
+    replica_patience_s: float = Field(
+        1.0,
+        gt=0,
+        description="How long a search or a look-up waits for a replica's answer before the primary is asked, too; less"
+        " than fresh_list_s, or lists are degraded by a replica that says nothing.",
+    )
     pool_min_size: int = Field(2, ge=1, description="Connections that each process keeps open.")
     pool_size: int = Field(10, ge=1, description="Connections that each process opens at most.")
     pool_timeout_s: float = Field(2.0, gt=0, description="How long a call waits for a free connection.")

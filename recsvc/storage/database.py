@@ -46,6 +46,7 @@ _LEAST_A_SECOND = {_TRIVIAL: 1, _READ: 5}
 _JITTER = 0.25
 # A second one finds what took the place of a connection that had died; who is silent is waited for only once.
 _READ_AGAIN = RetryPolicy(attempts=2, backoff=Backoff(first_s=0.01, longest_s=0.01), longest_s=1.0)
+_ASK_ANOTHER = RetryPolicy(attempts=1, backoff=_READ_AGAIN.backoff, longest_s=_READ_AGAIN.longest_s)
 _SQL = load("snapshots")
 Query = sql.Composed | sql.SQL | bytes
 Params = Mapping[str, object]
@@ -78,7 +79,9 @@ class Database:
         name: str = "postgresql",
         must_answer: bool = True,
     ) -> None:
-        """name: of its breaker and pool. must_answer: whether there is no beginning without it."""
+        """name: of its breaker and pool. must_answer: False for one in whose place another may be asked: the service
+        begins without it, and a read that fails is not repeated there.
+        """
         self._settings = settings
         self._must_answer = must_answer
         self._show_state = metrics.breaker_changed(name)
@@ -287,7 +290,7 @@ class Database:
         return await self.retries.run(
             "read",
             lambda: self.run_once(tenant_key, query, params, setting=setting, version=version),
-            _READ_AGAIN,
+            _READ_AGAIN if self._must_answer else _ASK_ANOTHER,
             lambda error: isinstance(error, ConnectionLost),
         )
 

@@ -108,7 +108,7 @@ class Replicas:
         """What a server answers that is as new as the caller wants: `read` for a caller who lets it be old."""
         if consistency.position is None:
             return await question(self._primary)
-        return await self.read(question, position=consistency.position)
+        return await self.read(question, position=consistency.position, patience_s=self._settings.replica_patience_s)
 
     async def fetch_all(
         self,
@@ -133,20 +133,33 @@ class Replicas:
                 raise ReplicaBehind
             return rows
 
-        return await self.read(ask)
+        return await self.read(ask, patience_s=self._settings.replica_patience_s)
 
-    async def read(self, question: Callable[[Database], Awaitable[_Answer]], *, position: int = 0) -> _Answer:
+    async def read(
+        self,
+        question: Callable[[Database], Awaitable[_Answer]],
+        *,
+        position: int = 0,
+        patience_s: float | None = None,
+    ) -> _Answer:
         """What a replica in the set answers, else another one or the primary; asked twice at most.
 
-        position: of the primary's log, which the replica must have replayed; for a moment it is waited for. A question
-        may raise ReplicaBehind, and is then asked of the primary. Raises StorageUnavailable, and whatever the question
-        raises by itself.
+        position: of the primary's log, which the replica must have replayed; for a moment it is waited for. patience_s:
+        for a replica's answer; None for what may take as long as it likes. A question may raise ReplicaBehind, and is
+        then asked of the primary. Raises StorageUnavailable, and whatever the question raises by itself.
         """
         first = await self._choose(position)
         if first is not None:
             try:
-                return await self._ask(first, question)
+                if patience_s is None:
+                    return await self._ask(first, question)
+                return await in_time(self._ask(first, question), patience_s)
             except ReplicaBehind:
+                return await self._ask(None, question)
+            except DeadlinePassed:
+                if patience_s is None:
+                    raise
+                self._fresh.discard(first)
                 return await self._ask(None, question)
             except (StorageUnavailable, SerializationFailure):
                 # Until the next look says otherwise.

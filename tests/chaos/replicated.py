@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -115,6 +116,19 @@ async def replica_killed(installation: ReplicatedInstallation) -> AsyncIterator[
 
 
 @asynccontextmanager
+async def replica_stopped(installation: ReplicatedInstallation) -> AsyncIterator[None]:
+    """It takes connections, which the kernel does, and says nothing."""
+    pids = family(installation.pair.replica.pid() or 0)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@asynccontextmanager
 async def worker_killed(installation: ReplicatedInstallation) -> AsyncIterator[None]:
     """kill -9 of one of them; over when another one serves in its place."""
     served = installation.server.log.read_bytes().count(b'"service.serving"')
@@ -148,6 +162,7 @@ async def primary_failover(installation: ReplicatedInstallation) -> AsyncIterato
 REPLICATED_FAULTS: dict[str, Callable[[ReplicatedInstallation], AbstractAsyncContextManager[None]]] = {
     "replica lagging": replica_lagging,
     "replica killed": replica_killed,
+    "replica stopped": replica_stopped,
     "worker killed": worker_killed,
     "primary failover": primary_failover,
 }

@@ -188,6 +188,18 @@ async def test_what_a_replica_lacks_is_read_from_the_primary(streaming: Replicat
         assert replicas.fresh == {"replica1"}
 
 
+async def test_a_replica_that_says_nothing_is_waited_for_no_longer_than_said(streaming: ReplicatedPair) -> None:
+    async def question(database: Database) -> bool:
+        if is_replica := await _is_replica(database):
+            await asyncio.sleep(10)
+        return is_replica
+
+    async with _routed(streaming) as replicas:
+        start = time.monotonic()
+        assert not await replicas.read(question, patience_s=0.2)
+        assert time.monotonic() - start < 5
+
+
 async def test_reads_of_a_killed_replica_are_answered_by_the_primary(streaming: ReplicatedPair) -> None:
     async with _routed(streaming) as replicas:
         streaming.kill(streaming.replica)
