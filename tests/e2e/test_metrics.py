@@ -148,3 +148,14 @@ async def test_what_workers_share_is_told_once(settings: Settings, storage: Stor
 
 async def _agree(workers: Workers, items: float) -> bool:
     return items >= 100 and await workers.metric("recsvc_stored_rows", table="items") == items
+
+
+async def test_a_list_that_is_asked_for_again_is_a_hit_of_the_cache_of_lists(service: Service, api: Api) -> None:
+    def counted(outcome: str) -> float:
+        labels = {"cache": "lists", "outcome": outcome}
+        return service.storage.metrics.registry.get_sample_value("recsvc_cache_lookups_total", labels) or 0.0
+
+    hits, misses = counted("hit"), counted("miss")
+    for _ in range(3):
+        await api.recommendations.PopularItems(pb.PopularItemsRequest())
+    assert (counted("hit"), counted("miss")) == (hits + 2, misses + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recsvc.telemetry.metrics import Metrics
 from recsvc.telemetry.metrics.labels import BoundedLabel, TenantLabels
 
 
@@ -30,3 +31,39 @@ def test_names_once_given_stay_and_no_more_are_given() -> None:
     told = {labels.of_caller(f"t{number}") for number in range(1000)}
     assert told == {"t0", "t1", "other"}
     assert labels.of("t0") == "t0"
+
+
+_BOUNDED_BY = {
+    "by": "the code",
+    "cache": "the code",
+    "code": "gRPC",
+    "command": "the code",
+    "conversion": "true and false",
+    "degradation": "the contract",
+    "dependency": "the settings",
+    "event_type": "the default types, and other",
+    "limit": "the contract",
+    "method": "the contract",
+    "operation": "the code",
+    "origin": "the code",
+    "outcome": "the code",
+    "placement": "BoundedLabel",
+    "pool": "the settings",
+    "queue": "the code",
+    "reason": "the contract, and the code",
+    "replica": "the settings",
+    "source": "the code",
+    "state": "the code",
+    "statement": "the .sql files",
+    "strategy": "the contract",
+    "table": "the schema",
+    "target": "the settings",
+    "tenant": "TenantLabels",
+}
+
+
+def test_whatever_a_metric_tells_apart_is_bounded() -> None:
+    labels = {
+        label for metric in Metrics().registry._collector_to_names for label in getattr(metric, "_labelnames", ())
+    }
+    assert labels == set(_BOUNDED_BY)
