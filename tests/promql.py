@@ -19,7 +19,6 @@ from recsvc.rpc.server import FILES
 from recsvc.settings import ServerSettings
 
 _OF_COUNTERS = {"rate", "irate", "increase", "resets"}
-_OF_GAUGES = {"delta", "idelta", "deriv", "predict_linear", "avg_over_time", "min_over_time", "max_over_time"}
 _FROM_PROMETHEUS = {"job", "instance"}
 # Grafana's own, which the parser does not know.
 _INTERVALS = re.compile(r"\$__(rate_interval|interval|range)")
