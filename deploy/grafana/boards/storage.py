@@ -36,6 +36,12 @@ STORAGE = Board(
             Graph(
                 "Wait for a connection, p99", "", "s", {"{{pool}}": quantile(0.99, "recsvc_pool_wait_seconds", "pool")}
             ),
+            Graph(
+                "Got no connection",
+                "None was free in time, or too many waited already.",
+                "cps",
+                {"{{pool}}": rate("recsvc_pool_refusals_total", "pool")},
+            ),
             Graph("Waiting for a connection", "", "none", {"{{pool}}": "sum by (pool) (recsvc_pool_waiting{$at})"}),
             Graph(
                 "Time in statements",
