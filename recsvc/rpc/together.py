@@ -21,6 +21,8 @@ _SETS = 2
 _SHARE = 4
 # More would hold up single calls for longer and save nothing.
 _LARGEST_SET = 64
+# More would only queue for the database's connections and keep other callers from them.
+_MOST_ALONE = 32
 
 
 async def answered_together(
@@ -31,9 +33,10 @@ async def answered_together(
 ) -> AsyncIterator[_Answer]:
     """The answers of all requests, each as soon as it is ready.
 
-    together: answers a set, with None for what `alone` shall answer, beside which other sets go on. in_flight: how many
-    requests may be read and not yet handed out as answers. After the last request the rest is answered. What
-    `requests`, `together` or `alone` raises ends the stream; whoever leaves it early cancels what is under way.
+    together: answers a set, with None for what `alone` shall answer, beside the sets and a bounded number at once.
+    in_flight: how many requests may be read and not yet handed out as answers. After the last request the rest is
+    answered. What `requests`, `together` or `alone` raises ends the stream; whoever leaves it early cancels what is
+    under way.
     """
     stream = _Stream(together, alone, in_flight)
     try:
@@ -60,6 +63,7 @@ class _Stream(Generic[_Request, _Answer]):
         self._held = self._sets = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._alone_slots = asyncio.Semaphore(_MOST_ALONE)
         self._has_room = asyncio.Event()
         self._has_changed = asyncio.Event()
 
@@ -120,4 +124,5 @@ class _Stream(Generic[_Request, _Answer]):
                 self._found.append(answer)
 
     async def _answer_alone(self, request: _Request) -> None:
-        self._found.append(await self._alone(request))
+        async with self._alone_slots:
+            self._found.append(await self._alone(request))

@@ -9,7 +9,10 @@ import pytest
 
 from recsvc.app import Service
 from recsvc.domain.errors import StorageUnavailable
+from recsvc.domain.recommendations import RecommendQuery
+from recsvc.domain.tenancy import TenantProfile
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from recsvc.rpc.convert import recommendations as convert
 from tests.alike import approximately, plainly
 from tests.api import Api, failure, failure_of
 from tests.cinema import open_cinema
@@ -163,17 +166,22 @@ async def test_answers_come_while_the_stream_is_open(standing_cinema: Api) -> No
 
 
 async def test_no_more_is_read_than_is_in_flight(
-    standing_cinema: Api, service: Service, apart: None, monkeypatch: pytest.MonkeyPatch
+    standing_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started, gate = [], asyncio.Event()
-    recommend = service.engine.recommender.recommend
+    read, gate = 0, asyncio.Event()
+    understand, together = convert.recommend_query, service.engine.recommender.recommend_together
 
-    async def held(tenant_key: object, query: object, **options: object) -> object:
-        started.append(query.user_id)  # type: ignore[attr-defined]
+    def counted(request: pb.RecommendRequest, profile: TenantProfile) -> RecommendQuery:
+        nonlocal read
+        read += 1
+        return understand(request, profile)
+
+    async def held(tenant_key: object, queries: Sequence[object]) -> object:
         await gate.wait()
-        return await recommend(tenant_key, query, **options)  # type: ignore[arg-type]
+        return await together(tenant_key, queries)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(service.engine.recommender, "recommend", held)
+    monkeypatch.setattr(convert, "recommend_query", counted)
+    monkeypatch.setattr(service.engine.recommender, "recommend_together", held)
     in_flight = service.storage.settings.server.bulk_in_flight
     elements = [
         pb.BulkRecommendRequest(key=str(number), request=pb.RecommendRequest(user_id=_USERS[number % 40]))
@@ -181,10 +189,10 @@ async def test_no_more_is_read_than_is_in_flight(
     ]
     answering = asyncio.create_task(_answers(standing_cinema, *elements))
     async with asyncio.timeout(10):
-        while len(started) < in_flight:  # noqa: ASYNC110  (what is waited for is in the service)
+        while read < in_flight:  # noqa: ASYNC110  (what is waited for is in the service)
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
-    assert len(started) == in_flight
+    assert read == in_flight
     gate.set()
     assert len(await answering) == len(elements)
 

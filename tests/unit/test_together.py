@@ -133,6 +133,25 @@ async def test_a_slow_request_does_not_hold_its_neighbours() -> None:
     assert [number async for number in stream] == [0]
 
 
+async def test_only_so_many_are_answered_alone_at_once() -> None:
+    under_way, gate = 0, asyncio.Event()
+
+    async def answer(number: int) -> int:
+        nonlocal under_way
+        under_way += 1
+        await gate.wait()
+        under_way -= 1
+        return number
+
+    stream = _one_by_one(aiter(Source(200)), answer, 200)
+    first = asyncio.create_task(anext(stream))
+    for _ in range(20):
+        await _settle()
+    assert under_way == 32
+    gate.set()
+    assert sorted([await first, *[number async for number in stream]]) == list(range(200))
+
+
 @pytest.mark.parametrize("in_sets", [True, False])
 async def test_leaving_cancels_what_is_under_way(in_sets: bool) -> None:
     gate, cancelled = asyncio.Event(), []
