@@ -99,4 +99,8 @@ class ShownLog:
                 except DomainError as error:
                     self._metrics.shown_dropped.inc(len(lists))
                     _log.warning("shown.dropped", lists=len(lists), error=error.reason)
+                except Exception:
+                    # What nobody foresaw must neither end the log of all others nor the process in another way.
+                    self._metrics.shown_dropped.inc(len(lists))
+                    _log.exception("shown.crashed", lists=len(lists))
                 del self._unwritten[tenant_key]

@@ -181,6 +181,11 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
     "service.stopped_at_once": LogEvent(
         "warning", "A second signal: the process ends without an orderly end.", {"signal": "which"}
     ),
+    "shown.crashed": LogEvent(
+        "error",
+        "Noting lists that were shown met an exception that nobody foresaw; they are lost.",
+        {"lists": "how many"},
+    ),
     "shown.dropped": LogEvent("warning", "Lists that were shown could not be noted.", {"lists": "how many"} | _ERROR),
     "snapshot.crashed": LogEvent(
         "error", "The reading of a catalogue into memory met an exception that nobody foresaw.", _TENANT_KEY

@@ -81,3 +81,23 @@ async def test_who_does_not_wait_is_counted() -> None:
             shown.add(_TENANT, _list(number))
     assert log.ids == ["0", "1"]
     assert _dropped(metrics) == 3
+
+
+async def test_an_error_that_nobody_foresaw_costs_its_own_lists_and_no_later_ones() -> None:
+    log, metrics = Log(), Metrics()
+    bad = TenantKey(2)
+
+    class Broken(Log):
+        async def insert(self, tenant_key: TenantKey, lists: Sequence[ShownList]) -> None:
+            if tenant_key == bad:
+                raise RuntimeError
+            await log.insert(tenant_key, lists)
+
+    async with ShownLog(Broken(), metrics, capacity=10) as shown:  # type: ignore[arg-type]
+        shown.add(bad, _list(0))
+        shown.add(_TENANT, _list(1))
+        async with asyncio.timeout(10):
+            await log.written.wait()
+        shown.add(_TENANT, _list(2))
+    assert log.ids == ["1", "2"]
+    assert _dropped(metrics) == 1
