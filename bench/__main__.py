@@ -36,6 +36,7 @@ from bench.load import LoadResult, load
 from bench.telemetry import measure as measure_telemetry
 from bench.training import measure as measure_training
 from bench.training import table_of
+from bench.workers import measure as measure_workers
 from recsvc.app import Storage, open_storage
 from recsvc.cli.loading import load as load_dataset
 from recsvc.cli.tenants import new_key
@@ -142,6 +143,9 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
             to_stream = some_events(user_ids, item_ids, _STREAMED)
             streamed = await one_stream(target, to_stream, metadata)
             peak = _peak_memory_mib(server.pid)
+        throughput = await measure_workers(environment, port, cached, metadata)
+        console.print(throughput.table())
+        figures |= throughput.figures()
         table = Table("", "calls/s", "p50 ms", "p99 ms", "calls/s to floor", title=f"{name}, {size} bytes an answer")
         for callers in (1, _CALLERS):
             of_callers = [(label, result) for label, result in rows if f", {callers} caller" in label]

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
@@ -29,9 +30,13 @@ async def load(
     callers: int,
     calls: int,
     metadata: tuple[tuple[str, str], ...] = (),
+    options: Sequence[tuple[str, Any]] = (),
 ) -> LoadResult:
-    """`calls` calls by `callers` concurrent callers, after a tenth of them as warm-up. A failed call ends the bench."""
-    async with grpc.aio.insecure_channel(target) as channel:
+    """`calls` calls by `callers` concurrent callers, after a tenth of them as warm-up. A failed call ends the bench.
+
+    options: of the channel.
+    """
+    async with grpc.aio.insecure_channel(target, options) as channel:
         stub = channel.unary_unary(method)
         endless = itertools.cycle(bodies)
 
