@@ -19,6 +19,8 @@ from recsvc.telemetry.metrics.labels import BoundedLabel
 
 _PLACEMENTS = 50
 _SCORED = 10
+# To note the scores of every list cost 15 µs of each, a twentieth of what one made together with others costs.
+_SCORED_EVERY = 8
 
 
 class ServedLists:
@@ -31,6 +33,7 @@ class ServedLists:
         self._placements = BoundedLabel(_PLACEMENTS)
         self._lists: dict[tuple[Strategy, DegradationLevel, str], Any] = {}
         self._sources = {source: metrics.recommended_items.labels(source.value) for source in Source}
+        self._computed = 0
         self._scores = {strategy: metrics.scores.labels(strategy.value) for strategy in Strategy}
 
     def served(self, query: RecommendQuery, found: Recommendations) -> None:
@@ -50,6 +53,9 @@ class ServedLists:
 
     def computed(self, strategy: Strategy, items: Iterable[RecommendedItem]) -> None:
         """A list was made rather than found in a cache; items: best first."""
+        self._computed += 1
+        if self._computed % _SCORED_EVERY != 1:
+            return
         scores = self._scores[strategy]
         for item, _ in zip(items, range(_SCORED), strict=False):
             scores.observe(item.score)

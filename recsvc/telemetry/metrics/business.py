@@ -39,7 +39,7 @@ class BusinessMetrics(Registered):
         )
         self.scores = self._histogram(
             "recsvc_recommendation_score",
-            "Scores of the first ten items of lists that were computed, by strategy.",
+            "Scores of the first ten items of one in eight of the lists that were computed, by strategy.",
             "strategy",
             buckets=_SCORES,
         )
