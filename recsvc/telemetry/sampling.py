@@ -2,7 +2,7 @@
 
 Drawing comes first (`Draw`): a call that nobody records, nine of ten and more, is spared all the rest. A stream may
 last for days and do thousands of things: what exceeds the bound is not recorded, and counted. Nor is what goes on after
-the call has ended, or belongs to none.
+the call has ended. What belongs to no call has no spans anyway (`telemetry/stages.py`).
 """
 
 from __future__ import annotations
@@ -121,8 +121,6 @@ class CallSampler(Sampler):
             if has_room:
                 return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
             self._over_budget.inc()
-            return SamplingResult(Decision.DROP, None, state)
-        if kind is SpanKind.CLIENT:
             return SamplingResult(Decision.DROP, None, state)
         return self._by_caller.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
