@@ -1,8 +1,8 @@
 """Cursors that make a span of each named statement; connections have them while tracing is on.
 
-OpenTelemetry's own instrumentation of psycopg was tried and left: within a pipeline, which is how most statements run,
-it times how long sending takes and not the answer; it knows nothing of COPY; and it renders each statement anew for its
-text, which we do not want told.
+OpenTelemetry's own instrumentation of psycopg is not used: by its source, within a pipeline, which is how most
+statements run, it times how long sending takes and not the answer; it knows nothing of COPY; and it renders each
+statement anew for its text, which we do not want told.
 """
 
 from __future__ import annotations
