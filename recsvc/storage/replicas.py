@@ -148,23 +148,24 @@ class Replicas:
         for a replica's answer; None for what may take as long as it likes. A question may raise ReplicaBehind, and is
         then asked of the primary. Raises StorageUnavailable, and whatever the question raises by itself.
         """
-        first = await self._choose(position)
-        if first is not None:
-            try:
-                if patience_s is None:
-                    return await self._ask(first, question)
-                return await in_time(self._ask(first, question), patience_s)
-            except ReplicaBehind:
-                return await self._ask(None, question)
-            except DeadlinePassed:
-                if patience_s is None:
-                    raise
-                self._fresh.discard(first)
-                return await self._ask(None, question)
-            except (StorageUnavailable, SerializationFailure):
-                # Until the next look says otherwise.
-                self._fresh.discard(first)
-        return await self._ask(await self._choose(position), question)
+        first, second = await self._choose(position), None
+        if first is None:
+            return await self._ask(None, question)
+        try:
+            asked = self._ask(first, question)
+            return await (asked if patience_s is None else in_time(asked, patience_s))
+        except ReplicaBehind:
+            # It is fresh enough for other questions.
+            pass
+        except DeadlinePassed:
+            if patience_s is None:
+                raise
+            self._fresh.discard(first)
+        except (StorageUnavailable, SerializationFailure):
+            # Until the next look says otherwise.
+            self._fresh.discard(first)
+            second = await self._choose(position)
+        return await self._ask(second, question)
 
     @asynccontextmanager
     async def export_transaction(

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from recsvc.app import open_storage
 from recsvc.domain.catalog import Item
+from recsvc.domain.consistency import NO_REPLICA
 from recsvc.domain.errors import StorageUnavailable
 from recsvc.domain.ids import ItemId, TenantId, TenantKey
 from recsvc.domain.tenancy import TenantSettings
@@ -129,8 +130,8 @@ def _with_replica(pair: ReplicatedPair, max_lag_s: float) -> PostgresSettings:
 
 
 @asynccontextmanager
-async def _routed(pair: ReplicatedPair) -> AsyncIterator[Replicas]:
-    settings = _with_replica(pair, max_lag_s=0.5)
+async def _routed(pair: ReplicatedPair, wait_s: float = 0.1) -> AsyncIterator[Replicas]:
+    settings = _with_replica(pair, max_lag_s=0.5).model_copy(update={"replica_wait_s": wait_s})
     async with (
         Database(pair.primary.url, settings, Metrics()) as primary,
         Replicas(primary, settings, Metrics()) as replicas,
@@ -198,6 +199,20 @@ async def test_a_replica_that_says_nothing_is_waited_for_no_longer_than_said(str
         start = time.monotonic()
         assert not await replicas.read(question, patience_s=0.2)
         assert time.monotonic() - start < 5
+
+
+async def test_a_position_that_replicas_do_not_come_to_is_waited_for_once(streaming: ReplicatedPair) -> None:
+    async with _routed(streaming, wait_s=2.0) as replicas:
+        start = time.monotonic()
+        assert not await replicas.read(_is_replica, position=NO_REPLICA - 1)
+        assert 1.9 < time.monotonic() - start < 3.9
+
+
+async def test_a_token_of_a_primary_that_was_away_is_not_waited_for(streaming: ReplicatedPair) -> None:
+    async with _routed(streaming, wait_s=2.0) as replicas:
+        start = time.monotonic()
+        assert not await replicas.read(_is_replica, position=NO_REPLICA)
+        assert time.monotonic() - start < 1.9
 
 
 async def test_reads_of_a_killed_replica_are_answered_by_the_primary(streaming: ReplicatedPair) -> None:
