@@ -57,9 +57,14 @@ async def test_a_page_of_an_allowed_origin_may_call(open_to_shop: Envoy, origin:
     allowed = cors_headers(await preflight(open_to_shop, origin, path))
     assert allowed[ALLOW_ORIGIN] == origin
     assert "POST" in allowed["access-control-allow-methods"]
-    assert {"authorization", "content-type", "x-grpc-web", "grpc-timeout"} <= set(
-        allowed["access-control-allow-headers"].split(", ")
-    )
+    assert {
+        "authorization",
+        "content-type",
+        "x-grpc-web",
+        "grpc-timeout",
+        "x-consistency",
+        "x-consistency-token",
+    } <= set(allowed["access-control-allow-headers"].split(", "))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,6 @@ async def test_a_permission_never_covers_cookies_nor_all_origins(open_to_shop: E
 async def test_a_page_may_read_the_status_the_request_id_and_the_limits(open_to_shop: Envoy) -> None:
     answer = await open_to_shop.call("POST", "/v1:recommend", {}, KEY, {"origin": SHOP})
     assert set(answer.headers["access-control-expose-headers"].split(", ")) == {
-        *("grpc-status", "grpc-message", "grpc-status-details-bin", "x-request-id"),
+        *("grpc-status", "grpc-message", "grpc-status-details-bin", "x-request-id", "x-consistency-token"),
         *("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
     }
