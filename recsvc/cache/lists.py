@@ -15,7 +15,7 @@ from typing import Any
 
 from recsvc.cache import codec
 from recsvc.cache.redis_client import RedisClient
-from recsvc.cache.versions import changes_channel, tenant_version_key, user_version_key
+from recsvc.cache.versions import GONE, changes_channel, tenant_version_key, user_version_key
 from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Recommendations
 from recsvc.telemetry.metrics import Metrics
@@ -90,11 +90,22 @@ class ListCache:
         return LookUp(found, tenant_version)
 
     async def find_stale(self, tenant_key: TenantKey, fingerprint: str) -> Recommendations | None:
-        """The last list that was kept for a question, whatever happened since; for when no other can be had."""
+        """The last list that was kept for a question, whatever happened since but that its user was erased; for when no
+        other can be had."""
         answers = await self._client.get_many([_list_key(tenant_key, fingerprint)])
         kept = answers[0] if answers else None
         self._stale_lists.count(kept is not None)
-        return codec.decode(json.loads(kept)["list"]) if kept is not None else None
+        if kept is None:
+            return None
+        document = json.loads(kept)
+        if document["user_key"] is not None and await self.is_gone(tenant_key, UserKey(document["user_key"])):
+            return None
+        return codec.decode(document["list"])
+
+    async def is_gone(self, tenant_key: TenantKey, user_key: UserKey) -> bool:
+        """Whether a user is known to have been erased, or merged into another one."""
+        answers = await self._client.get_many([user_version_key(tenant_key, user_key)])
+        return answers is not None and answers[0] is not None and int(answers[0]) == GONE
 
     async def tenant_version(self, tenant_key: TenantKey) -> int | None:
         """The version that was announced last; None when Redis does not know it."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 from recsvc.cache.lists import ListCache, LookUp, Versions
 from recsvc.domain.catalog import Item
 from recsvc.domain.errors import ItemNotFound, StorageUnavailable, UserNotFound
-from recsvc.domain.ids import ItemId, ItemKey, TenantKey
+from recsvc.domain.ids import ItemId, ItemKey, TenantKey, UserKey
 from recsvc.domain.recommendations import (
     TREND_HALF_LIVES,
     Degradation,
@@ -228,7 +228,7 @@ class Recommender:
         if profile is None:
             return None
         candidates = await self._finder.recall(tenant_key, self.question(query, profile), now, known)
-        if candidates is None:
+        if candidates is None or await self._is_gone(tenant_key, candidates.subject.user_key):
             return None
         strategy, _, ranked = self._scored(profile, query, candidates)
         items = tuple(
@@ -243,6 +243,9 @@ class Recommender:
         if not items:
             return None
         return Recommendations(items, strategy, _model_id(profile, strategy), datetime.now(UTC))
+
+    async def _is_gone(self, tenant_key: TenantKey, user_key: UserKey | None) -> bool:
+        return self._cache is not None and user_key is not None and await self._cache.is_gone(tenant_key, user_key)
 
     async def rank_items(self, tenant_key: TenantKey, query: RankQuery) -> RankedItems:
         """Score and order the caller's own candidates; seen ones too."""

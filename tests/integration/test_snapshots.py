@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -256,3 +257,27 @@ async def test_counters_that_cannot_be_had_cost_the_list_nothing_but_its_name(
     assert [item.item_id for item in partial.items] == [item.item_id for item in whole.items]
     with pytest.raises(StorageUnavailable):
         await engine.recommender.recommend(profile.tenant_key, query, in_bulk=True)
+
+
+async def test_of_an_erased_user_neither_a_stale_nor_a_partial_list_is_made(
+    storage: Storage, cinema: Api, tenant: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build_engine(storage)
+    profile = await _profile(engine, tenant)
+    await _until_held(engine, profile)
+    kept = RecommendQuery(user_id=UserId("u1"), max_staleness=timedelta(0))
+    new = replace(kept, count=7)
+    await engine.recommender.recommend(profile.tenant_key, kept)
+
+    async def fail(*_: object) -> list[object]:
+        raise StorageUnavailable
+
+    async def level(query: RecommendQuery) -> DegradationLevel | None:
+        with suppress(StorageUnavailable):
+            return (await engine.recommender.recommend(profile.tenant_key, query)).degradation.level
+        return None
+
+    monkeypatch.setattr(storage.snapshots, "subject_states", fail)
+    assert [await level(query) for query in (kept, new)] == [DegradationLevel.STALE, DegradationLevel.PARTIAL]
+    await storage.users.erase(profile.tenant_key, UserId("u1"))
+    assert {await level(query) for query in (kept, new)} <= {None, DegradationLevel.FALLBACK}
