@@ -144,7 +144,7 @@ class Recommender:
         """What `recommend` answers in bulk to each of many, found in one go.
 
         None for those that want to be asked one by one, since they take more than that: a filter, reasons or fields of
-        items, or a user whose state lags or of whom nothing is known.
+        items, a user whose state lags or of whom nothing is known, or a list for whose note there is no room.
         """
         profile = await self._profiles.get_current(tenant_key)
         questions: dict[Hashable, CandidateQuestion] = {}
@@ -161,7 +161,11 @@ class Recommender:
             if made is not None and not _lags(made.subject, profile):
                 query = queries[place]
                 self._served.computed(query.strategy, made.items)
-                found[place] = await self.tell(tenant_key, query, _full(profile, query, made.items), patiently=True)
+                try:
+                    found[place] = await self.tell(tenant_key, query, _full(profile, query, made.items), patiently=True)
+                except StorageUnavailable:
+                    # Those before it are noted as shown, and so must be shown.
+                    break
         return found
 
     async def find(self, tenant_key: TenantKey, query: RecommendQuery, *, cached: bool = True) -> Recommendations:

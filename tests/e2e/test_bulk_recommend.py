@@ -35,6 +35,22 @@ async def _answers(api: Api, *elements: pb.BulkRecommendRequest) -> dict[str, pb
 
 
 @pytest.fixture
+async def remembered_cinema(standing_cinema: Api, service: Service) -> Api:
+    """The cinema, once the service has it in memory and answers sets of users out of that."""
+    registry = service.storage.metrics.registry
+
+    def questions() -> float:
+        return registry.get_sample_value("recsvc_candidate_questions_total", {"by": "snapshot"}) or 0.0
+
+    async with asyncio.timeout(30):
+        before = questions()
+        while questions() == before:
+            await _answers(standing_cinema, _element("u1"))
+            await asyncio.sleep(0.05)
+    return standing_cinema
+
+
+@pytest.fixture
 def apart(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every element is one of those that cannot be answered together with others."""
 
@@ -58,13 +74,13 @@ def apart(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda fields: " ".join(fields) or "plain",
 )
-async def test_each_answer_is_that_of_recommend(standing_cinema: Api, fields: dict[str, object]) -> None:
+async def test_each_answer_is_that_of_recommend(remembered_cinema: Api, fields: dict[str, object]) -> None:
     users = [*_USERS, "nobody knows"]
-    answers = await _answers(standing_cinema, *(_element(user_id, **fields) for user_id in users))
+    answers = await _answers(remembered_cinema, *(_element(user_id, **fields) for user_id in users))
     assert set(answers) == set(users)
     for user_id, answer in answers.items():
         request = pb.RecommendRequest(user_id=user_id, **fields)
-        single = await standing_cinema.recommendations.Recommend(request)
+        single = await remembered_cinema.recommendations.Recommend(request)
         assert answer.status.code == 0
         assert plainly(answer.response.items) == approximately(single.items)
         assert answer.response.model_id == single.model_id
@@ -145,6 +161,21 @@ async def test_a_set_that_is_late_or_finds_no_database_fails_by_element(
         codes.append((await call.read()).status.code)
     await call.done_writing()
     assert codes == [4, 14]
+
+
+async def test_a_list_that_cannot_be_noted_as_shown_fails_alone(
+    remembered_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = service.engine.recommender.tell
+
+    async def full(tenant_key: object, query: object, found: object, **options: object) -> object:
+        if query.user_id == "u5":  # type: ignore[attr-defined]
+            raise StorageUnavailable
+        return await tell(tenant_key, query, found, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(service.engine.recommender, "tell", full)
+    answers = await _answers(remembered_cinema, *map(_element, _USERS))
+    assert {key: answer.status.code for key, answer in answers.items() if answer.status.code} == {"u5": 14}
 
 
 async def test_what_is_sent_before_the_half_close_is_answered(standing_cinema: Api) -> None:
