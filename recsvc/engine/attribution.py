@@ -7,7 +7,6 @@ process that dies had queued is not counted.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import structlog
 from recsvc.domain.errors import DomainError
 from recsvc.domain.events import DEFAULT_EVENT_TYPES, Event
 from recsvc.domain.ids import TenantKey
+from recsvc.resilience.background import Background
 from recsvc.storage.shown import ListOfEvent, ShownRepository
 from recsvc.telemetry.metrics import Metrics
 from recsvc.telemetry.metrics.labels import OTHER
@@ -32,7 +32,6 @@ _EVERY_S = 1.0
 _REST = 4.0
 # More than the log of shown lists lags behind unless the database is away.
 _LOOKS = 5
-_STOP_S = 1.0
 _TYPES = frozenset(kind.event_type for kind in DEFAULT_EVENT_TYPES)
 
 
@@ -49,19 +48,17 @@ class Attribution:
         self._shown = shown
         self._metrics = metrics
         self._lanes: dict[TenantKey, deque[_Waiting]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
         metrics.watch_queue("attribution", self._size, _CAPACITY)
 
     async def __aenter__(self) -> Self:
         """Begin to look events up."""
-        self._task = asyncio.create_task(self._run())
+        self._background.begin([self._run()])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop; what still waits is not counted."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_STOP_S)
+        await self._background.end()
 
     def note(self, tenant_key: TenantKey, events: Sequence[Event]) -> None:
         """These events, each of which names a list, are stored; never waits."""
@@ -84,7 +81,7 @@ class Attribution:
                     lane.popleft()
                 lane.extend(self._counted(some, found))
                 left -= len(some)
-                await asyncio.sleep(_REST * (time.monotonic() - start))
+                await self._background.rest(_REST * (time.monotonic() - start))
             if not lane:
                 del self._lanes[tenant_key]
 
@@ -92,12 +89,14 @@ class Attribution:
         return sum(map(len, self._lanes.values()))
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_S)
+        while not self._background.is_ending:
+            await self._background.rest(_EVERY_S)
             try:
                 await self.attribute_once()
             except DomainError as error:
                 _log.warning("attribution.failed", error=error.reason)
+            except Exception:
+                _log.exception("attribution.crashed")
 
     def _counted(self, some: Sequence[_Waiting], found: Sequence[ListOfEvent | None]) -> list[_Waiting]:
         """Count those whose lists were found; returns those to look up again."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
@@ -12,11 +11,11 @@ from prometheus_client import Gauge
 from recsvc.domain.errors import DomainError
 from recsvc.domain.ids import TenantId
 from recsvc.engine.coverage import CatalogCoverage
+from recsvc.resilience.background import Background
 from recsvc.storage.statistics import StatisticsRepository
 from recsvc.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-_STOP_S = 5.0
 
 
 class Census:
@@ -30,18 +29,16 @@ class Census:
         self._metrics = metrics
         self._every_s = every_s
         self._in_training: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         """Begin to look."""
-        self._task = asyncio.create_task(self._run())
+        self._background.begin([self._run()])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=_STOP_S)
+        await self._background.end()
 
     async def take_once(self) -> None:
         """Look once. Raises StorageUnavailable."""
@@ -70,9 +67,11 @@ class Census:
         return set(shared)
 
     async def _run(self) -> None:
-        while True:
+        while not self._background.is_ending:
             try:
                 await self.take_once()
             except DomainError as error:
                 _log.warning("census.failed", error=error.reason)
-            await asyncio.sleep(self._every_s)
+            except Exception:
+                _log.exception("census.crashed")
+            await self._background.rest(self._every_s)

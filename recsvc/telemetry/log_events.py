@@ -74,6 +74,7 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         "The ids of users who are watched could not be looked up; whoever watches a user who was not known asks again.",
         {"error": "type of the error"},
     ),
+    "attribution.crashed": LogEvent("error", "Counting what came of shown lists met an exception that nobody foresaw."),
     "attribution.failed": LogEvent("warning", "What came of shown lists could not be counted.", _ERROR),
     "audit.refusal_not_stored": LogEvent(
         "error",
@@ -111,6 +112,7 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
         "A call met an exception that nobody foresaw; its caller got INTERNAL and the request id.",
         {"method": "path of the method"},
     ),
+    "census.crashed": LogEvent("error", "A look at what is stored met an exception that nobody foresaw."),
     "census.failed": LogEvent(
         "warning", "What is stored for all tenants could not be looked at; metrics keep what they said.", _ERROR
     ),
