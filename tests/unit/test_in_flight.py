@@ -11,24 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsvc.rpc.in_flight import answered_in_order
-
-
-class Source:
-    """Numbers from 0, counting how many were taken."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.taken = 0
-
-    async def __aiter__(self) -> AsyncIterator[int]:
-        while self.taken < self.size:
-            self.taken += 1
-            yield self.taken - 1
-
-
-async def _settle() -> None:
-    for _ in range(50):
-        await asyncio.sleep(0)
+from tests.stream_source import Source, settle
 
 
 def in_order(source: AsyncIterator[int], answer: Callable[[int], Awaitable[int]], in_flight: int = 4, **options: Any):  # type: ignore[no-untyped-def]
@@ -63,7 +46,7 @@ async def test_in_order_no_more_is_read_than_may_be_in_flight() -> None:
 
     stream = in_order(aiter(source), answer, 3)
     first = asyncio.create_task(anext(stream))
-    await _settle()
+    await settle()
     assert source.taken == 3
     gate.set()
     assert await first == [0, 1, 2]
@@ -123,7 +106,7 @@ async def test_once_stopped_nothing_more_is_read_and_what_was_read_is_answered()
 
     stream = in_order(aiter(source), answer, 3, stop=stop)
     first = asyncio.create_task(anext(stream))
-    await _settle()
+    await settle()
     stop.set()
     gate.set()
     assert [*await first, *[number async for ready in stream for number in ready]] == [0, 1, 2]

@@ -10,24 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsvc.rpc.together import answered_together
-
-
-class Source:
-    """Numbers from 0, counting how many were taken."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.taken = 0
-
-    async def __aiter__(self) -> AsyncIterator[int]:
-        while self.taken < self.size:
-            self.taken += 1
-            yield self.taken - 1
-
-
-async def _settle() -> None:
-    for _ in range(50):
-        await asyncio.sleep(0)
+from tests.stream_source import Source, settle
 
 
 async def _nothing_together(numbers: Sequence[int]) -> Sequence[int | None]:
@@ -76,7 +59,7 @@ async def test_what_comes_while_sets_are_under_way_is_the_next_set() -> None:
 
     stream = answered_together(aiter(Source(42)), together, _unasked, 40)
     first = asyncio.create_task(anext(stream))
-    await _settle()
+    await settle()
     assert sets == [1, 1]
     gate.set()
     assert sorted([await first, *[number async for number in stream]]) == list(range(42))
@@ -94,7 +77,7 @@ async def test_no_more_is_read_than_may_be_in_flight(in_flight: int) -> None:
 
     stream = _one_by_one(aiter(source), answer, in_flight)
     first = asyncio.create_task(anext(stream))
-    await _settle()
+    await settle()
     assert source.taken == in_flight
     gate.set()
     await first
@@ -112,7 +95,7 @@ async def test_nothing_is_read_while_nobody_takes_answers(
 
     stream = answered_together(aiter(source), together, answer, 4)
     await anext(stream)
-    await _settle()
+    await settle()
     # One was handed out; what is read beyond it fits into the four places.
     assert source.taken <= 1 + 4
     await stream.aclose()
@@ -146,7 +129,7 @@ async def test_only_so_many_are_answered_alone_at_once() -> None:
     stream = _one_by_one(aiter(Source(200)), answer, 200)
     first = asyncio.create_task(anext(stream))
     for _ in range(20):
-        await _settle()
+        await settle()
     assert under_way == 32
     gate.set()
     assert sorted([await first, *[number async for number in stream]]) == list(range(200))
@@ -169,7 +152,7 @@ async def test_leaving_cancels_what_is_under_way(in_sets: bool) -> None:
 
     stream = answered_together(aiter(Source(100)), together, answer, 4)
     first = asyncio.create_task(anext(stream))
-    await _settle()
+    await settle()
     gate.set()
     assert await first == 0
     await stream.aclose()
