@@ -30,7 +30,7 @@ from recsvc.resilience.retries import Retries, RetryPolicy
 from recsvc.resilience.slowness import Slowness
 from recsvc.settings import PostgresSettings
 from recsvc.storage.connection import Connection
-from recsvc.storage.failures import ConnectionLost, translated_errors
+from recsvc.storage.failures import ConnectionLost, NoConnection, translated_errors
 from recsvc.storage.measured_pool import MeasuredPool
 from recsvc.storage.statements import UNNAMED, load, name_of
 from recsvc.storage.traced_cursors import sql_span
@@ -95,7 +95,7 @@ class Database:
             failures=settings.breaker_failures,
             reset_s=settings.breaker_reset_s,
             patience_s=settings.breaker_slow_s,
-            is_failure=lambda error: isinstance(error, StorageUnavailable),
+            is_failure=self._is_failure,
             on_change=self._breaker_changed,
             probed_apart=True,
         )
@@ -141,6 +141,10 @@ class Database:
     def is_slow(self) -> bool:
         """Whether it answers so slowly that who has something else to answer with should not wait for it."""
         return self._slowness.is_slow
+
+    def _is_failure(self, error: BaseException) -> bool:
+        """Whether it says that the server is away; of a slow one, connections are in use for long, and run short."""
+        return isinstance(error, StorageUnavailable) and not (isinstance(error, NoConnection) and self.is_slow())
 
     def _breaker_changed(self, state: str) -> None:
         self._show_state(state)
