@@ -280,7 +280,6 @@ class Database:
         except BreakerOpen as error:
             raise StorageUnavailable from error
 
-    @stage(SQL, named=lambda _self, _tenant_key, query, *_, **__: sql_span(query), told=lambda rows: {ROWS: len(rows)})
     async def fetch_all(
         self,
         tenant_key: TenantKey,
@@ -298,6 +297,7 @@ class Database:
             lambda error: isinstance(error, ConnectionLost),
         )
 
+    @stage(SQL, named=lambda _self, _tenant_key, query, *_, **__: sql_span(query), told=lambda rows: {ROWS: len(rows)})
     async def run_once(
         self,
         tenant_key: TenantKey,

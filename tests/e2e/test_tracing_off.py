@@ -59,5 +59,5 @@ async def test_marked_functions_are_wrapped_while_tracing_is_on_and_themselves_a
         during = _functions()
     assert _functions() == before
     changed = {name for name in during if during[name] is not before.get(name)}
-    assert {"ListCache.find", "Database.fetch_all", "Connection.cursor", "recsvc.engine.ranking._ordered"} <= changed
+    assert {"ListCache.find", "Database.run_once", "Connection.cursor", "recsvc.engine.ranking._ordered"} <= changed
     assert not any(hasattr(inspect.unwrap(found), "__wrapped__") for found in before.values() if callable(found))
