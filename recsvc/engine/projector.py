@@ -30,6 +30,7 @@ _BATCH = 50
 # Seconds of rest for each second of work.
 _REST_WHILE_BUSY = 9.0
 _REPAIR_EVERY_S = 1.0
+_CRASHED_S = 5.0
 # Longer than any announcement may lag behind its commit.
 _REPAIR_WINDOW_S = 15.0
 _MEASURE_EVERY_S = 5.0
@@ -115,53 +116,51 @@ class Projector:
         return done
 
     async def _fold(self) -> None:
+        async def fold() -> int:
+            folded = await self._considerately(self.fold_once, 0.0)
+            # What events changed comes first.
+            return folded if folded >= _BATCH else folded + await self._considerately(self.renew_once, 1.0)
+
         while not self._background.is_ending:
-            try:
-                folded = await self._considerately(self.fold_once, 0.0)
-                if folded < _BATCH:
-                    # What events changed comes first.
-                    folded += await self._considerately(self.renew_once, 1.0)
-            except DomainError as error:
-                _log.warning("projector.failed", error=error.reason)
-                folded = 0
-            if folded < _BATCH:
+            if await self._despite_errors(fold) < _BATCH:
                 await self._background.rest(_IDLE_S)
 
     async def _count(self) -> None:
         while not self._background.is_ending:
-            try:
-                await self._considerately(self._counters.count_once, 0.0)
-            except DomainError as error:
-                _log.warning("projector.failed", error=error.reason)
+            await self._despite_errors(lambda: self._considerately(self._counters.count_once, 0.0))
             # Not at once again: what gathers meanwhile is added up together.
             await self._background.rest(_IDLE_S)
 
     async def _derive(self) -> None:
         """Give items that training has not seen their vectors."""
         while not self._background.is_ending:
-            try:
-                derived = await self._considerately(self._item_fold_in.refresh_once, 1.0)
-            except DomainError as error:
-                _log.warning("projector.failed", error=error.reason)
-                derived = 0
-            if not derived:
+            if not await self._despite_errors(lambda: self._considerately(self._item_fold_in.refresh_once, 1.0)):
                 await self._background.rest(_IDLE_S)
 
     async def _repair(self) -> None:
         """Announce again what a process that died between commit and announcement left unsaid."""
         while not self._background.is_ending:
             await self._background.rest(_REPAIR_EVERY_S)
-            try:
-                await self._announcer.offer_again()
-                for tenant_key, version in (await self._tenants.recent_versions(_REPAIR_WINDOW_S)).items():
-                    await self._announcer.tenant_changed(tenant_key, version)
-            except DomainError as error:
-                _log.warning("projector.repair_failed", error=error.reason)
+            await self._despite_errors(self._repair_once)
+
+    async def _repair_once(self) -> None:
+        await self._announcer.offer_again()
+        for tenant_key, version in (await self._tenants.recent_versions(_REPAIR_WINDOW_S)).items():
+            await self._announcer.tenant_changed(tenant_key, version)
 
     async def _measure(self) -> None:
         while not self._background.is_ending:
-            try:
-                await self.measure_once()
-            except DomainError as error:
-                _log.warning("projector.measure_failed", error=error.reason)
+            await self._despite_errors(self.measure_once)
             await self._background.rest(_MEASURE_EVERY_S)
+
+    async def _despite_errors(self, work: Callable[[], Awaitable[int | None]]) -> int:
+        """What the work returns; 0 when it failed, which must not end the loop that it is done in."""
+        try:
+            return await work() or 0
+        except DomainError as error:
+            _log.warning("projector.failed", error=error.reason)
+        except Exception:
+            _log.exception("projector.crashed")
+            # It may well happen again, and again.
+            await self._background.rest(_CRASHED_S)
+        return 0

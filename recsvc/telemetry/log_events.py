@@ -144,9 +144,15 @@ LOG_EVENTS: Final[Mapping[str, LogEvent]] = {
     "log.dropped": LogEvent(
         "warning", "Lines found no room, since nobody read them fast enough.", {"lines": "how many"}
     ),
-    "projector.failed": LogEvent("warning", "Users, counters or items could not be brought up to date.", _ERROR),
-    "projector.measure_failed": LogEvent("warning", "The lag of users' states could not be measured.", _ERROR),
-    "projector.repair_failed": LogEvent("warning", "Announcements that were left unsaid could not be made up.", _ERROR),
+    "projector.crashed": LogEvent(
+        "error", "A piece of the projector's work met an exception that nobody foresaw; it is tried again."
+    ),
+    "projector.failed": LogEvent(
+        "warning",
+        "Users, counters, vectors of items or announcements could not be brought up to date, or the lag of states not"
+        " be measured; it is tried again.",
+        _ERROR,
+    ),
     "redis.failed": LogEvent(
         "warning",
         "Redis did not carry out a command; nothing is said of those that the breaker kept from it.",
