@@ -191,3 +191,22 @@ def _metric(storage: Storage, name: str) -> float:
     value = storage.metrics.registry.get_sample_value(name)
     assert value is not None
     return value
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_the_projector(
+    storage: Storage, shop: TenantKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts, counted, count_once = 0, asyncio.Event(), storage.counters.count_once
+
+    async def count_unless_it_is_the_first_time() -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise RuntimeError
+        counted.set()
+        return await count_once()
+
+    monkeypatch.setattr(storage.counters, "count_once", count_unless_it_is_the_first_time)
+    monkeypatch.setattr("recsvc.engine.projector._CRASHED_S", 0.01)
+    async with build_projector(storage, build_engine(storage)), asyncio.timeout(10):
+        await counted.wait()
