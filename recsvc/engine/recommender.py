@@ -16,26 +16,25 @@ from typing import TypeVar
 from recsvc.cache.lists import ListCache, LookUp, Versions
 from recsvc.domain.catalog import Item
 from recsvc.domain.errors import ItemNotFound, StorageUnavailable, UserNotFound
-from recsvc.domain.ids import ItemId, ItemKey, TenantKey, UserKey
+from recsvc.domain.ids import ItemId, TenantKey, UserKey
 from recsvc.domain.recommendations import (
-    TREND_HALF_LIVES,
     Degradation,
     DegradationLevel,
     RankQuery,
     Recommendations,
     RecommendedItem,
     RecommendQuery,
-    Source,
     Strategy,
 )
 from recsvc.domain.tenancy import TenantProfile
 from recsvc.domain.users import UserKind
 from recsvc.engine.candidate_finder import CandidateFinder
-from recsvc.engine.explain import reasons
 from recsvc.engine.fallback import UNANSWERED, Fallback
 from recsvc.engine.fold_in import FoldIn
 from recsvc.engine.item_details import with_details
+from recsvc.engine.item_reasons import ItemReasons
 from recsvc.engine.profiles import TenantProfiles
+from recsvc.engine.questions import PERSONAL, candidate_question
 from recsvc.engine.ranking import Ranked, rank, weights_for
 from recsvc.engine.served_lists import ServedLists
 from recsvc.engine.shown_log import ShownLog
@@ -43,18 +42,14 @@ from recsvc.engine.snapshot_candidates import is_answerable
 from recsvc.engine.snapshot_lists import SnapshotList, is_made_together, what_is_asked
 from recsvc.resilience.in_time import in_time
 from recsvc.settings import CacheSettings, EngineSettings
-from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Evidence, Subject
+from recsvc.storage.candidates import CandidateQuestion, CandidateRepository, Candidates, Subject
 from recsvc.storage.items import ItemRepository
 from recsvc.storage.shown import ShownList
 from recsvc.telemetry.metrics import Metrics
 from recsvc.telemetry.spans import BLEND
 from recsvc.telemetry.stages import stage
 
-_PERSONAL = frozenset({Strategy.AUTO, Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION, Strategy.CONTENT})
 _NEEDS_MODEL = frozenset({Strategy.COLLABORATIVE, Strategy.NEIGHBORS, Strategy.SESSION})
-_HISTORICAL = frozenset({Strategy.RECENTLY_VIEWED, Strategy.REPEAT})
-_SLACK = 50
-_SESSION_RECENCY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +99,7 @@ class Recommender:
     ) -> None:
         """cache, fallback, shown: None leaves them out (evaluation)."""
         self._finder = finder
-        self._candidates = candidates
+        self._reasons = ItemReasons(candidates, settings)
         self._items = items
         self._profiles = profiles
         self._fold_in = fold_in
@@ -112,7 +107,7 @@ class Recommender:
         self._fallback = fallback
         self._shown = shown
         self._metrics = metrics
-        self._served = ServedLists(metrics, _PERSONAL)
+        self._served = ServedLists(metrics, PERSONAL)
         self._settings = settings
         self._cache_settings = cache_settings
 
@@ -307,58 +302,7 @@ class Recommender:
 
     def question(self, query: RecommendQuery, profile: TenantProfile) -> CandidateQuestion:
         """What candidates a query wants, for a tenant as it is."""
-        strategy = query.strategy
-        deep = max(self._settings.candidates, 2 * query.count)
-        fill = query.count + _SLACK
-        limits: dict[str, int] = {}
-        if strategy in _PERSONAL or strategy is Strategy.TRENDING:
-            # Trending is the last resort of every personal strategy.
-            limits["trending"] = fill
-            limits["popular"] = fill
-        match strategy:
-            case Strategy.AUTO:
-                limits["collaborative"] = limits["neighbors"] = deep
-                if profile.model and profile.model.blend_weights.get(Source.SEQUENCE):
-                    limits["sequence"] = deep
-            case Strategy.COLLABORATIVE:
-                limits["collaborative"] = deep
-            case Strategy.NEIGHBORS:
-                limits["neighbors"] = deep
-            case Strategy.SESSION:
-                limits["neighbors"] = limits["sequence"] = deep
-            case Strategy.CONTENT:
-                limits["content"] = deep
-            case Strategy.POPULAR:
-                limits["popular"] = deep
-            case Strategy.NEW:
-                limits["new"] = deep
-            case Strategy.RECENTLY_VIEWED | Strategy.REPEAT:
-                limits["history"] = deep
-            case Strategy.TRENDING:
-                limits["trending"] = deep
-        if query.exploration:
-            limits["new"] = max(limits.get("new", 0), fill)
-        if profile.model is None:
-            limits.pop("collaborative", None)
-            limits.pop("neighbors", None)
-            limits.pop("sequence", None)
-        kind, user_id = query.subject() or (UserKind.USER, None)
-        return CandidateQuestion(
-            kind=kind,
-            user_id=user_id,
-            session_item_ids=query.session_item_ids,
-            limits=limits,
-            history_items=self._settings.neighbor_history_items,
-            neighbors_per_item=self._settings.neighbors_per_item,
-            trend="trend_day" if query.trend_half_life == TREND_HALF_LIVES[0] else "trend_week",
-            include_seen=query.include_seen or strategy in _HISTORICAL,
-            excluded=query.exclude_item_ids,
-            filter=query.filter,
-            boosts=query.boosts,
-            category_field=query.diversity.category_field if query.diversity.max_per_category else None,
-            want_vectors=query.diversity.trade_off < 1,
-            recency=_recency(strategy, profile),
-        )
+        return candidate_question(query, profile, self._settings)
 
     async def _ranked(self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates) -> _Made:
         strategy, degradation, ranked = self._scored(profile, query, candidates)
@@ -396,56 +340,17 @@ class Recommender:
         ranked: Ranked,
         positions: Sequence[int],
     ) -> tuple[RecommendedItem, ...]:
-        because = await self._because(profile, query, candidates, positions)
-        labels = await self._labels(profile, query, candidates, ranked, positions)
+        reasons_at = await self._reasons.of(profile, query, candidates, ranked, positions)
         found = [
             RecommendedItem(
                 item_id=candidates.item_ids[at],
                 score=float(ranked.scores[at]),
                 source=ranked.source(at),
-                reasons=reasons(candidates, ranked, at, because.get(at, ()), labels) if query.explain else (),
+                reasons=reasons_at.get(at, ()),
             )
             for at in positions
         ]
         return await with_details(self._items, profile, found, query.item_fields)
-
-    async def _because(
-        self, profile: TenantProfile, query: RecommendQuery, candidates: Candidates, positions: Sequence[int]
-    ) -> Mapping[int, Sequence[Evidence]]:
-        if not query.explain or profile.model is None or not positions:
-            return {}
-        keys = [candidates.item_keys[at] for at in positions]
-        found = await self._candidates.explanations(
-            profile.tenant_key,
-            profile.model,
-            candidates.subject.user_key,
-            keys,
-            self.question(query, profile),
-        )
-        return {at: found.get(candidates.item_keys[at], ()) for at in positions}
-
-    async def _labels(
-        self,
-        profile: TenantProfile,
-        query: RecommendQuery,
-        candidates: Candidates,
-        ranked: Ranked,
-        positions: Sequence[int],
-    ) -> Mapping[ItemKey, Sequence[str]]:
-        """Categories and tags that the items share with the history, for those of which content tells."""
-        content = ranked.contributions.get(Source.CONTENT)
-        if not query.explain or content is None:
-            return {}
-        keys = [candidates.item_keys[at] for at in positions if content[at] != 0.0]
-        if not keys:
-            return {}
-        return await self._candidates.matching_labels(
-            profile.tenant_key,
-            candidates.subject.user_key,
-            query.session_item_ids,
-            keys,
-            self._settings.neighbor_history_items,
-        )
 
     async def _keep(self, profile: TenantProfile, who: str, fingerprint: str, made: _Made) -> None:
         found, subject = made.found, made.subject
@@ -501,15 +406,7 @@ def _lags(subject: Subject, profile: TenantProfile) -> bool:
 
 
 def _model_id(profile: TenantProfile, strategy: Strategy) -> str:
-    return profile.model.model_id if profile.model and strategy in _PERSONAL else ""
-
-
-def _recency(strategy: Strategy, profile: TenantProfile) -> Mapping[str, float]:
-    recency = dict(profile.model.recency) if profile.model else {}
-    if strategy is Strategy.SESSION:
-        # Whatever order says on the whole, of a session the last items tell most.
-        recency[Source.NEIGHBORS] = min(recency.get(Source.NEIGHBORS, 1.0), _SESSION_RECENCY)
-    return recency
+    return profile.model.model_id if profile.model and strategy in PERSONAL else ""
 
 
 def _is_cacheable(query: RecommendQuery) -> bool:
@@ -526,7 +423,7 @@ def _who(query: RecommendQuery) -> str:
 def _effective(query: RecommendQuery, profile: TenantProfile, candidates: Candidates) -> tuple[Strategy, Degradation]:
     """The strategy that the candidates allow: without history or model, a personal one falls back to trending."""
     strategy = query.strategy
-    if strategy not in _PERSONAL:
+    if strategy not in PERSONAL:
         return strategy, Degradation()
     if candidates.subject.history_size == 0:
         # Nothing is known of this visitor: trending is the full answer, not a degraded one.
