@@ -173,6 +173,9 @@ class _Nothing:
     def labels(self, *_labels: Any, **_named: Any) -> _Nothing:
         return self
 
+    def time(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def __getattr__(self, _name: str) -> Any:
         return lambda *_arguments, **_named: None
 
@@ -180,8 +183,8 @@ class _Nothing:
 class NoMetrics(Metrics):
     """Metrics that are not kept: the service has no setting for that, since nobody should be without them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, named_tenants: int = 0) -> None:
+        super().__init__(named_tenants)
         for name, metric in vars(self).items():
             if isinstance(metric, MetricWrapperBase):
                 setattr(self, name, _Nothing())
