@@ -153,7 +153,7 @@ async def test_a_live_service_is_told_of_everything_before_each_question(
     async def observed(self: InProcess, task: Task, rows: Sequence[int], *others: Any) -> None:
         known.append(
             len(
-                await self._recommender._candidates._database.fetch_all(  # type: ignore[attr-defined]
+                await self._recommender._finder._candidates._database.fetch_all(  # type: ignore[attr-defined]
                     self._tenant_key,
                     sql.SQL("SELECT FROM events WHERE tenant_key = %(tenant)s"),
                     {"tenant": self._tenant_key},
