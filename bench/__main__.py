@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from bench.freshness import measure as measure_freshness
 from bench.imports import measure, raw_copy
 from bench.interceptors import measure as measure_interceptors
 from bench.load import LoadResult, load
+from bench.ports import free_port
 from bench.telemetry import measure as measure_telemetry
 from bench.training import measure as measure_training
 from bench.training import table_of
@@ -99,7 +99,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
         console.print(stage_costs.table())
         figures |= stage_costs.figures()
         figures |= await _telemetry(storage, key, user_ids, console)
-        port = _free_port()
+        port = free_port()
         environment = os.environ | {
             "RECSVC_DATABASE_URL": storage.urls.database_url,
             "RECSVC_REDIS_URL": storage.urls.redis_url,
@@ -300,12 +300,6 @@ def _peak_memory_mib(pid: int) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     return float("nan")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from rich.table import Table
 
 from bench.interceptors import cpu_us
 from bench.load import load
+from bench.ports import free_port
 from recsvc import app
 from recsvc.cli.serve import serve_until_stopped
 from recsvc.settings import Settings
@@ -104,7 +104,7 @@ async def measure(
         endpoint = {"RECSVC_TRACING__ENDPOINT": f"http://127.0.0.1:{int(collector.stdout.readline())}"}
         servers, targets = [], []
         for row in _ROWS.values():
-            port = _free_port()
+            port = free_port()
             of_server = {"RECSVC_SERVER__PORT": str(port), "RECSVC_SERVER__METRICS_PORT": "0"}
             servers.append(stack.enter_context(_process("serve", {**environment, **endpoint, **of_server, **row})))
             targets.append(f"127.0.0.1:{port}")
@@ -159,12 +159,6 @@ def _process(role: str, environment: Mapping[str, str]) -> Iterator[subprocess.P
     finally:
         process.terminate()
         process.wait(30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class _Nothing:

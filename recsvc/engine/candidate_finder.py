@@ -158,7 +158,7 @@ class CandidateFinder:
             return [None] * len(wanted)
         lists = [each for _, each in known]
         made = await _computed(held, len(lists), partial(make_lists, held.snapshot, counters, held.model, lists))
-        self._metrics.candidate_questions.labels("snapshot").inc(len(made))
+        self._by_snapshot.inc(len(made))
         found: list[SnapshotList | None] = [None] * len(wanted)
         for (at, _), made_list in zip(known, made, strict=True):
             found[at] = made_list

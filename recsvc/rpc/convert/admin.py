@@ -12,6 +12,7 @@ from recsvc.domain.tenancy import ApiKey, Tenant, TenantSettings
 from recsvc.gen.v1 import admin_service_pb2 as pb
 from recsvc.gen.v1 import recommendation_service_pb2
 from recsvc.rpc.convert.recommendations import item_fields
+from recsvc.rpc.convert.tenant_settings import settings_proto
 from recsvc.rpc.convert.values import mask_paths, timestamp
 
 _TENANT_FIELDS = ("display_name", "settings")
@@ -47,7 +48,7 @@ def tenant_change(request: pb.UpdateTenantRequest, present: Tenant) -> Tenant:
         return replace(changed, settings=settings(message.settings))
     nested = [path.removeprefix("settings.") for path in paths if path.startswith("settings.")]
     if nested:
-        merged = json_format.Parse(present.settings.document, pb.TenantSettings(), ignore_unknown_fields=True)
+        merged = settings_proto(present.settings)
         for name in nested:
             _copy_field(message.settings, merged, name)
         changed = replace(changed, settings=settings(merged))
@@ -59,7 +60,7 @@ def tenant_proto(source: Tenant) -> pb.Tenant:
     return pb.Tenant(
         tenant_id=source.tenant_id,
         display_name=source.display_name,
-        settings=json_format.Parse(source.settings.document, pb.TenantSettings(), ignore_unknown_fields=True),
+        settings=settings_proto(source.settings),
         create_time=timestamp(source.create_time),
         update_time=timestamp(source.update_time),
     )

@@ -7,14 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from google.protobuf import json_format
-
 from recsvc.domain.errors import EventTimeOutOfRange, InvalidField
 from recsvc.domain.events import MAX_CLOCK_SKEW, Event, EventType, StoredEvent
 from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
 from recsvc.domain.tenancy import TenantSettings
-from recsvc.gen.v1 import admin_service_pb2 as admin_pb
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
+from recsvc.rpc.convert.tenant_settings import settings_proto
 from recsvc.rpc.convert.values import duration, mask_paths, moment, plain, span, struct, timestamp
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,7 +54,7 @@ def event(message: pb.Event, path: str, now: datetime, retention: timedelta | No
 @lru_cache(maxsize=10_000)
 def event_retention(settings: TenantSettings) -> timedelta | None:
     """How long the tenant's settings say that events are kept; None for ever."""
-    message = json_format.Parse(settings.document, admin_pb.TenantSettings(), ignore_unknown_fields=True)
+    message = settings_proto(settings)
     if not message.HasField("event_retention"):
         return None
     return span(message.event_retention)

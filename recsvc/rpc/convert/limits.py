@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from google.protobuf import json_format
-
 from recsvc.domain.limits import CallClass, Quota, TenantLimits
 from recsvc.domain.tenancy import TenantSettings
-from recsvc.gen.v1 import admin_service_pb2 as pb
+from recsvc.rpc.convert.tenant_settings import settings_proto
 from recsvc.settings import LimitSettings
 
 
 @lru_cache(maxsize=10_000)
 def tenant_limits(settings: TenantSettings, defaults: LimitSettings) -> TenantLimits:
     """What the settings say, completed by the service's defaults: 0 in a tenant's settings means the default."""
-    own = json_format.Parse(settings.document, pb.TenantSettings(), ignore_unknown_fields=True).rate_limits
+    own = settings_proto(settings).rate_limits
     burst_s = own.burst_seconds or defaults.burst_seconds
     quotas = {}
     for call_class in CallClass:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from recsvc.domain.catalog import AttributeRule
@@ -33,13 +32,14 @@ from recsvc.domain.recommendations import (
     SimilarUsersQuery,
     Strategy,
 )
-from recsvc.domain.tenancy import TenantProfile
+from recsvc.domain.tenancy import TenantProfile, TenantSettings
 from recsvc.engine.recommender import ExplainedItem
 from recsvc.engine.similar_items import SimilarItems
 from recsvc.engine.similar_users import SimilarUsers
-from recsvc.gen.v1 import admin_service_pb2, catalog_service_pb2, filters_pb2
+from recsvc.gen.v1 import catalog_service_pb2, filters_pb2
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.rpc.convert.items import item_proto
+from recsvc.rpc.convert.tenant_settings import settings_proto
 from recsvc.rpc.convert.values import duration, moment, span, timestamp
 
 _DEFAULT_COUNT = 10
@@ -58,9 +58,7 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
     question.ClearField("user_id")
     question.ClearField("session_id")
     understood = _remembered if question.ByteSize() <= _REMEMBERED_BYTES else _understood
-    query = understood(
-        question.SerializeToString(deterministic=True), profile.settings.document, profile.attribute_schema
-    )
+    query = understood(question.SerializeToString(deterministic=True), profile.settings, profile.attribute_schema)
     return replace(
         query,
         user_id=UserId(request.user_id) if request.user_id else None,
@@ -68,8 +66,10 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
     )
 
 
-def _understood(question: bytes, settings: str, attribute_schema: tuple[AttributeRule, ...]) -> RecommendQuery:
-    """What a request asks, for whomever it is; settings: the tenant's, in JSON."""
+def _understood(
+    question: bytes, settings: TenantSettings, attribute_schema: tuple[AttributeRule, ...]
+) -> RecommendQuery:
+    """What a request asks, for whomever it is, of this tenant."""
     request = pb.RecommendRequest.FromString(question)
     if request.HasField("experiment"):
         raise NotImplementedYet("experiment")
@@ -262,8 +262,8 @@ def _filter_schema(attribute_schema: tuple[AttributeRule, ...]) -> FilterSchema:
     return FilterSchema(_ITEM_SCHEMA.resource, _ITEM_SCHEMA.fields, _ITEM_SCHEMA.ages, True, keys)
 
 
-def _options(request: pb.RecommendRequest, document: str) -> pb.RecommendOptions:
-    settings = _tenant_settings(document)
+def _options(request: pb.RecommendRequest, own: TenantSettings) -> pb.RecommendOptions:
+    settings = _shared_settings(own)
     merged = pb.RecommendOptions()
     merged.CopyFrom(settings.defaults)
     if request.placement:
@@ -296,9 +296,8 @@ def _override(target: Any, source: Any) -> None:
             setattr(target, name, getattr(source, name))
 
 
-@lru_cache(maxsize=1024)
-def _tenant_settings(document: str) -> admin_service_pb2.TenantSettings:
-    return json_format.Parse(document, admin_service_pb2.TenantSettings(), ignore_unknown_fields=True)
+# Only read here, so all who ask may have the same message.
+_shared_settings = lru_cache(maxsize=1024)(settings_proto)
 
 
 def _strategy(value: pb.Strategy.ValueType) -> Strategy:
