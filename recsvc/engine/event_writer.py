@@ -72,6 +72,7 @@ class EventWriter:
         self._attribution = attribution
         self._settings = settings
         self._metrics = metrics
+        metrics.events_waiting_limit.set(settings.queue)
         self._is_slow = is_slow
         self._lanes: dict[TenantKey, _Lane] = {}
         self._batches: set[asyncio.Task[None]] = set()

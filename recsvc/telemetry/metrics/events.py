@@ -14,6 +14,11 @@ class EventMetrics(Registered):
         self.events_waiting = self._gauge(
             "recsvc_events_waiting", "Events that wait or are being written.", workers=SUM
         )
+        self.events_waiting_limit = self._gauge(
+            "recsvc_events_waiting_limit",
+            "Events that may wait or be written; unary calls beyond it are refused.",
+            workers=SUM,
+        )
         self.event_batch_size = self._histogram(
             "recsvc_event_batch_size",
             "Events committed together.",
