@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
 
 _numbers = itertools.count(1)
+
+# Whoever runs the tests in the background (nohup, a shell's &) ignores these, and what the tests start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def temporary_folder() -> Path:
