@@ -26,7 +26,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench.bulk import one_bulk_stream
+from bench.bulk import measure as measure_bulk
 from bench.events import one_stream, plain_events, single_calls, some_events
 from bench.freshness import measure as measure_freshness
 from bench.imports import measure, raw_copy
@@ -138,7 +138,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
                     )
                     for _ in range(_WRITE_ROUNDS)
                 ]
-            in_bulk = await one_bulk_stream(target, user_ids, metadata)
+            in_bulk = await measure_bulk(target, user_ids, uncached, metadata)
             freshness = await measure_freshness(target, key, server.pid, user_ids, item_ids)
             to_stream = some_events(user_ids, item_ids, _STREAMED)
             streamed = await one_stream(target, to_stream, metadata)
@@ -157,12 +157,8 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
                 figures |= {f"{label}: calls/s": result.calls_per_s, f"{label}: p50 ms": result.p50_ms}
                 figures |= {f"{label}: p99 ms": result.p99_ms, f"{label}: ratio": ratio}
         console.print(table)
-        single_calls_per_s = {label: result.calls_per_s for label, result in rows}["Recommend, uncached, 1 caller"]
-        console.print(
-            f"BulkRecommend: {in_bulk:,.0f} users/s, {in_bulk / single_calls_per_s:.1f} times the uncached calls of one"
-            " caller (target 10)\n"
-        )
-        figures |= {"bulk users/s": in_bulk, "bulk to single calls": in_bulk / single_calls_per_s}
+        console.print(in_bulk.table())
+        figures |= in_bulk.figures()
         console.print(freshness.table())
         figures |= freshness.figures()
         console.print(f"peak memory of the server: {peak:.0f} MiB (target 250)\n")

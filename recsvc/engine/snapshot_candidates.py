@@ -6,6 +6,7 @@ users of whom the same is asked are answered together: a matrix product for each
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -14,9 +15,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy import sparse
 
-from recsvc.domain.arrays import Codes, Float32, Float64, Mask, Scores
+from recsvc.domain.arrays import Codes, Float32, Float64, Mask
 from recsvc.domain.ids import ItemId
 from recsvc.domain.tenancy import ServingModel
+from recsvc.engine.best_of_rows import LEAST, barring, best_of_rows, choose_best_of_all
 from recsvc.engine.candidate_set import CandidateSet
 from recsvc.storage.candidates import CandidateQuestion, Subject
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SubjectState
@@ -26,6 +28,8 @@ _LEARNED = frozenset({"collaborative", "neighbors", "sequence"})
 _SOURCES = _LEARNED | {"popular", "trending", "new"}
 # A signal that has faded to nothing still says something: scipy leaves out what adds up to 0.
 _LEAST_SIGNAL = 1e-20
+# Items of histories whose neighbours are added up at a time: with 300 neighbours each, some megabytes.
+_SPEAKING = 1000
 _NO_KEYS = np.empty(0, dtype=np.int64)
 _NOBODY = SubjectState(None, 0, 0, None, 0, _NO_KEYS, np.empty(0), np.empty(0), _NO_KEYS, None)
 
@@ -104,50 +108,29 @@ def find_candidates(
 
     Works on (states, items of the snapshot): who asks bounds how many states there are at a time.
     """
-    limits = question.limits
-    seconds = now.timestamp()
-    is_eligible = snapshot.is_open & (snapshot.publish_s <= seconds) & (snapshot.expire_s > seconds)
-    is_unseen = np.ones((len(states), len(snapshot)), dtype=np.bool_)
-    is_unseen[:, _places(snapshot.position_of_id, question.excluded)] = False
-    if not question.include_seen:
-        is_unseen[_joined(snapshot, [state.seen_keys for state in states])[:2]] = False
-    is_candidate = is_unseen & is_eligible
+    shown = _Shown.of(snapshot, states, question, now)
+    scores = _scored(snapshot, model, states, question)
+    chosen = _chosen(snapshot, counters, question, shown, scores)
 
-    neighbors = transitions = None
-    history = _history(snapshot, model, states)
-    if limits.get("neighbors") or question.score_neighbors:
-        signals = history.strengths * question.recency.get("neighbors", 1.0) ** (history.ages - 1)
-        neighbors = _said_by(snapshot.neighbors, len(states), history.rows, history.items, signals)
-    if limits.get("sequence") or question.score_neighbors:
-        recent = history.ages <= question.sequence_items
-        signals = history.strengths[recent] * question.recency.get("sequence", 1.0) ** (history.ages[recent] - 1)
-        transitions = _said_by(snapshot.transitions, len(states), history.rows[recent], history.items[recent], signals)
-    collaborative = _inner_products(snapshot, states)
-
-    chosen = np.zeros_like(is_candidate)
-    chosen[:, _places(snapshot.position_of_id, question.given)] = True
-    for scores, limit in (
-        (collaborative, limits.get("collaborative", 0)),
-        (counters.popularity, limits.get("popular", 0)),
-        (counters.trends[question.trend], limits.get("trending", 0)),
-        (snapshot.newness, limits.get("new", 0)),
-    ):
-        chosen |= _best(scores, is_candidate, limit)
-    for said, limit in ((neighbors, limits.get("neighbors", 0)), (transitions, limits.get("sequence", 0))):
-        # Of those that may be shown among the 2k best, which is as far as the statement looks.
-        chosen |= _best(said, _best(said, is_unseen, 2 * limit) & is_eligible, limit)
-
-    counts = chosen.sum(axis=1)
+    # Many times as fast as to ask for rows and columns.
+    cells, counts = np.flatnonzero(chosen), chosen.sum(axis=1)
+    columns = cells - np.repeat(np.arange(len(states)) * len(snapshot), counts)
     is_there = np.arange(counts.max(initial=0)) < counts[:, None]
+    places = np.flatnonzero(is_there)
     positions = np.zeros(is_there.shape, dtype=np.int64)
-    positions[is_there] = np.nonzero(chosen)[1]
+    positions.ravel()[places] = columns
     silent = np.full(is_there.shape, np.nan)
 
-    def picked(scores: Float32 | Float64 | None) -> Float64:
-        if scores is None:
+    def laid_out(found: Float32 | Float64) -> Float64:
+        component = silent.copy()
+        component.ravel()[places] = found
+        return component
+
+    def picked(of_source: Float32 | None) -> Float64:
+        if of_source is None:
             return silent
-        found = scores[positions] if scores.ndim == 1 else np.take_along_axis(scores, positions, axis=1)
-        return np.where(is_there, found, silent)
+        found = of_source.ravel()[cells]
+        return laid_out(np.where(found > LEAST, found, np.nan))
 
     return CandidateSet(
         snapshot=snapshot,
@@ -155,19 +138,100 @@ def find_candidates(
         positions=positions,
         is_there=is_there,
         components={
-            "collaborative": picked(collaborative),
-            "neighbors": picked(neighbors),
-            "sequence": picked(transitions),
+            "collaborative": picked(scores.collaborative),
+            "neighbors": picked(scores.neighbors),
+            "sequence": picked(scores.sequence),
             "content": silent,
-            "popular": picked(counters.popularity),
-            "trending": picked(counters.trends[question.trend]),
-            "new": picked(snapshot.newness),
+            "popular": laid_out(counters.popularity[columns]),
+            "trending": laid_out(counters.trends[question.trend][columns]),
+            "new": laid_out(snapshot.newness[columns]),
             "recent": silent,
             "repeat": silent,
         },
         event_counts=counters.event_counts[positions],
         is_new=snapshot.is_derived[positions] & is_there,
     )
+
+
+class _Shown(NamedTuple):
+    """What may be shown: to anybody at present (is_open: (n,)), and as the question has it (is_wanted: (n,)); but not
+    what each has seen, as rows of users and positions of items.
+    """
+
+    is_open: Mask
+    is_wanted: Mask
+    rows: Codes
+    items: Codes
+
+    @classmethod
+    def of(
+        cls, snapshot: ServingSnapshot, states: Sequence[SubjectState], question: CandidateQuestion, now: datetime
+    ) -> _Shown:
+        seconds = now.timestamp()
+        is_open = snapshot.is_open & (snapshot.publish_s <= seconds) & (snapshot.expire_s > seconds)
+        is_wanted = np.ones(len(snapshot), dtype=np.bool_)
+        is_wanted[_places(snapshot.position_of_id, question.excluded)] = False
+        seen = [_NO_KEYS if question.include_seen else state.seen_keys for state in states]
+        rows, items, _ = _joined(snapshot, seen)
+        return cls(is_open, is_wanted, rows, items)
+
+    def unseen(self, is_shown: Mask, users: int) -> Mask:
+        """(users, n): what of the items (n,) that are shown each has not seen."""
+        is_unseen = np.tile(is_shown, (users, 1))
+        is_unseen[self.rows, self.items] = False
+        return is_unseen
+
+
+class _Scores(NamedTuple):
+    """(users, n) of each source; no more than `LEAST` where it says nothing, None where it is not asked."""
+
+    collaborative: Float32
+    neighbors: Float32 | None
+    sequence: Float32 | None
+
+
+def _scored(
+    snapshot: ServingSnapshot, model: ServingModel, states: Sequence[SubjectState], question: CandidateQuestion
+) -> _Scores:
+    history, users = _history(snapshot, model, states), len(states)
+    neighbors = sequence = None
+    if question.limits.get("neighbors") or question.score_neighbors:
+        signals = history.strengths * question.recency.get("neighbors", 1.0) ** (history.ages - 1)
+        neighbors = _said_by(snapshot.neighbors, users, history.rows, history.items, signals)
+    if question.limits.get("sequence") or question.score_neighbors:
+        recent = history.ages <= question.sequence_items
+        signals = history.strengths[recent] * question.recency.get("sequence", 1.0) ** (history.ages[recent] - 1)
+        sequence = _said_by(snapshot.transitions, users, history.rows[recent], history.items[recent], signals)
+    return _Scores(_inner_products(snapshot, states), neighbors, sequence)
+
+
+def _chosen(
+    snapshot: ServingSnapshot, counters: Counters, question: CandidateQuestion, shown: _Shown, scores: _Scores
+) -> Mask:
+    """(users, n): which items are among the best of any source, or given."""
+    limits, (users, n) = question.limits, scores.collaborative.shape
+    is_shown = shown.is_wanted & shown.is_open
+    is_candidate = shown.unseen(is_shown, users)
+    chosen = np.zeros((users, n), dtype=np.bool_)
+    chosen[:, _places(snapshot.position_of_id, question.given)] = True
+    for counted, limit in (
+        (counters.popularity, limits.get("popular", 0)),
+        (counters.trends[question.trend], limits.get("trending", 0)),
+        (snapshot.newness, limits.get("new", 0)),
+    ):
+        choose_best_of_all(chosen, counted, is_shown, is_candidate, limit)
+    of_others = barring(~is_candidate)
+    chosen |= best_of_rows(scores.collaborative + of_others, limits.get("collaborative", 0))
+    for said, limit in ((scores.neighbors, limits.get("neighbors", 0)), (scores.sequence, limits.get("sequence", 0))):
+        if said is None or not limit:
+            continue
+        # Of those that may be shown among the 2k best, which is as far as the statement looks. Where no more than k are
+        # not open, all of the k best are among those.
+        if np.count_nonzero(~shown.is_open) > limit:
+            is_unseen = shown.unseen(shown.is_wanted, users)
+            said = said + barring(~best_of_rows(said + barring(~is_unseen), 2 * limit))
+        chosen |= best_of_rows(said + of_others, limit)
+    return chosen
 
 
 def _subject(state: SubjectState) -> Subject:
@@ -204,57 +268,57 @@ def _history(snapshot: ServingSnapshot, model: ServingModel, states: Sequence[Su
 
 
 def _said_by(matrix: sparse.csr_matrix[np.float32], users: int, rows: Codes, items: Codes, signals: Float64) -> Float32:
-    """(users, n): the sum of what each user's items say for each other times their signals; NaN where none says any.
+    """(users, n): the sum of what each user's items say for each other times their signals; no more than `LEAST` where
+    none says any.
 
     rows: ascending.
     """
     starts = np.searchsorted(rows, np.arange(users + 1))
     spoken = np.maximum(signals, _LEAST_SIGNAL).astype(np.float32)
-    of_users = sparse.csr_matrix((spoken, items, starts), shape=(users, matrix.shape[0]))
-    said = of_users @ matrix
-    total = np.full((users, matrix.shape[1]), np.nan, dtype=np.float32)
-    total[np.repeat(np.arange(users), np.diff(said.indptr)), said.indices] = said.data
+    total = np.empty((users, matrix.shape[1]), dtype=np.float32)
+    # Added up in place, which takes a third of the time of a sparse product: that keeps a list of what it has met.
+    for first, last in itertools.pairwise(_cuts(starts.tolist())):
+        start, end = starts[first], starts[last]
+        said = matrix[items[start:end]]
+        said.data *= np.repeat(spoken[start:end], np.diff(said.indptr))
+        of_users = said.indptr[starts[first : last + 1] - start]
+        sparse.csr_matrix((said.data, said.indices, of_users), shape=(last - first, matrix.shape[1])).toarray(
+            out=total[first:last]
+        )
+    total += barring(total == 0)
     return total
 
 
+def _cuts(starts: Sequence[int]) -> list[int]:
+    """Where to cut the users such that those between two cuts, but for the last, have a bounded history together.
+
+    starts: where the history of each begins, and the end of the last.
+    """
+    cuts = [0]
+    for user, start in enumerate(starts[:-1]):
+        if start - starts[cuts[-1]] >= _SPEAKING:
+            cuts.append(user)
+    return [*cuts, len(starts) - 1]
+
+
 def _inner_products(snapshot: ServingSnapshot, states: Sequence[SubjectState]) -> Float32:
-    """(states, n): of the users' vectors with those of the items; NaN where either has none."""
-    products = np.full((len(states), len(snapshot)), np.nan, dtype=np.float32)
-    for row, state in enumerate(states):
-        if state.vector is not None:
-            # The length of a user's vector changes no order; half precision as the statement compares.
-            length = np.linalg.norm(state.vector)
-            direction = (state.vector / length if length else state.vector).astype(np.float16).astype(np.float32)
-            # One product for all would round differently with the number of users, and items that score nearly the
-            # same would change places.
-            np.matmul(snapshot.vectors, direction, out=products[row])
-    products[:, ~snapshot.has_vector] = np.nan
+    """(states, n): of the users' vectors with those of the items; no more than `LEAST` where either has none."""
+    products = np.zeros((len(states), len(snapshot)), dtype=np.float32)
+    known = [(row, state.vector) for row, state in enumerate(states) if state.vector is not None]
+    for (row, _), direction in zip(known, _directions([vector for _, vector in known]), strict=True):
+        # One product for all would round differently with the number of users, and items that score nearly the
+        # same would change places.
+        np.matmul(snapshot.vectors, direction, out=products[row])
+    has_vector = np.zeros((len(states), 1), dtype=np.bool_)
+    has_vector[[row for row, _ in known]] = True
+    products += barring(~(has_vector & snapshot.has_vector))
     return products
 
 
-def _best(scores: Float32 | Float64 | None, is_allowed: Mask, k: int) -> Mask:
-    """(users, n): which of the scores, (n,) or (users, n), are the k largest of their row that are allowed and known.
-
-    Of equal ones at the end of it the first are taken.
-    """
-    if scores is None or not k:
-        return np.zeros_like(is_allowed)
-    allowed: Mask = is_allowed & (scores == scores)
-    n = allowed.shape[1]
-    if k >= n:
-        return allowed
-    masked = np.where(allowed, scores, _nobody(n, scores.dtype))
-    least = np.partition(masked, n - k, axis=1)[:, n - k, None]
-    best = allowed & (masked >= least)
-    crowded = np.flatnonzero(best.sum(axis=1) > k)
-    if len(crowded):
-        above = masked[crowded] > least[crowded]
-        equal = best[crowded] & ~above
-        room = k - above.sum(axis=1, keepdims=True)
-        best[crowded] = above | (equal & (np.cumsum(equal, axis=1) <= room))
-    return best
-
-
-def _nobody(n: int, kind: np.dtype[np.floating]) -> Scores:
-    """(n,): less than any score, and all different, since equal numbers make a partition five times as slow."""
-    return np.asarray(-1e30 * (1.0 + np.arange(n) / n), dtype=kind)
+def _directions(vectors: Sequence[Float32]) -> Float32:
+    """The users' vectors at length 1, which changes no order, in half precision, as the statement compares them."""
+    if not vectors:
+        return np.empty((0, 0), dtype=np.float32)
+    together = np.array(vectors, dtype=np.float32)
+    lengths = np.sqrt((together * together).sum(axis=1, keepdims=True))
+    return (together / np.where(lengths > 0, lengths, 1)).astype(np.float16).astype(np.float32)

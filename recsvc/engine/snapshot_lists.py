@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import pairwise
 from operator import attrgetter
+
+import numpy as np
 
 from recsvc.domain.recommendations import RecommendedItem, RecommendQuery
 from recsvc.domain.tenancy import ServingModel
@@ -76,14 +79,11 @@ def _alike(
     candidates = find_candidates(snapshot, counters, model, [each.state for each in wanted], question, now)
     ranked = rank_together(candidates, query, wanted[0].weights)
     positions = candidates.positions[ranked.rows, ranked.columns].tolist()
-    items: list[list[RecommendedItem]] = [[] for _ in wanted]
-    expire_times: list[list[datetime | None]] = [[] for _ in wanted]
-    for row, position, score, source in zip(
-        ranked.rows.tolist(), positions, ranked.scores.tolist(), ranked.sources, strict=True
-    ):
-        items[row].append(RecommendedItem(snapshot.item_ids[position], score, source))
-        expire_times[row].append(snapshot.expire_times[position])
+    item_ids = [snapshot.item_ids[at] for at in positions]
+    items = list(map(RecommendedItem, item_ids, ranked.scores.tolist(), ranked.sources))
+    expire_times = [snapshot.expire_times[at] for at in positions]
+    bounds = np.searchsorted(ranked.rows, np.arange(len(wanted) + 1)).tolist()
     return [
-        SnapshotList(subject, tuple(of_list), tuple(until))
-        for subject, of_list, until in zip(candidates.subjects, items, expire_times, strict=True)
+        SnapshotList(subject, tuple(items[start:end]), tuple(expire_times[start:end]))
+        for subject, (start, end) in zip(candidates.subjects, pairwise(bounds), strict=True)
     ]

@@ -1,8 +1,9 @@
 """Answers a stream of requests, those that came together as a set, without buffering either way.
 
-While sets are being answered the requests that come gather for the next one. What is in flight is all that is held: a
-request is read only when there is room for its answer, and while the caller takes no answers nothing more is read, so
-that flow control holds back whoever is too fast. Knows nothing of gRPC.
+While a set is being answered the requests that come gather for the next one, which begins once it is whole, or once
+nothing else is under way: many small sets cost more than few large ones, and nobody who is alone waits for others. What
+is in flight is all that is held: a request is read only when there is room for its answer, and while the caller takes
+no answers nothing more is read, so that flow control holds back whoever is too fast. Knows nothing of gRPC.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class _Stream(Generic[_Request, _Answer]):
         self._has_changed.set()
 
     def _begin(self) -> None:
-        while self._waiting and self._sets < _SETS:
+        while self._waiting and (not self._sets or (self._sets < _SETS and len(self._waiting) >= self._set_size)):
             self._sets += 1
             self.start(self._answer([self._waiting.popleft() for _ in range(min(self._set_size, len(self._waiting)))]))
 

@@ -5,25 +5,32 @@ The driver makes lists of arrays; of a user's state that is several hundred obje
 
 from __future__ import annotations
 
+import struct
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 # Dimensions, whether any element is NULL, the type of elements; then, of the one dimension, its length and lower bound.
-_HEADER = np.dtype([("dimensions", ">i4"), ("has_null", ">i4"), ("type", ">i4"), ("length", ">i4"), ("first", ">i4")])
+_HEADER = struct.Struct(">5i")
 
 
-def numbers(sent: bytes | None, wire: DTypeLike) -> NDArray[Any]:
+def numbers(sent: bytes | None, wire: str) -> NDArray[Any]:
     """The elements of a one-dimensional array without NULL; none for NULL and for an empty array.
 
     wire: the type of an element on the wire, such as ">i8". Raises ValueError for an array of another kind.
     """
-    kind = np.dtype(wire)
-    if sent is None or len(sent) < _HEADER.itemsize:
-        return np.empty(0, dtype=kind.newbyteorder("="))
-    dimensions, has_null, _, length, _ = np.frombuffer(sent, _HEADER, count=1)[0].tolist()
-    elements = np.dtype([("size", ">i4"), ("value", kind)])
-    if dimensions != 1 or has_null or len(sent) != _HEADER.itemsize + length * elements.itemsize:
-        raise ValueError(f"not a plain array of {kind}")
-    return np.frombuffer(sent, elements, offset=_HEADER.itemsize)["value"].astype(kind.newbyteorder("="))
+    elements, kind = _layout(wire)
+    if sent is None or len(sent) < _HEADER.size:
+        return np.empty(0, dtype=kind)
+    dimensions, has_null, _, length, _ = _HEADER.unpack_from(sent)
+    if dimensions != 1 or has_null or len(sent) != _HEADER.size + length * elements.itemsize:
+        raise ValueError(f"not a plain array of {wire}")
+    return np.frombuffer(sent, elements, offset=_HEADER.size)["value"].astype(kind)
+
+
+@cache
+def _layout(wire: str) -> tuple[np.dtype[np.void], np.dtype[Any]]:
+    """How elements stand one after the other, and what becomes of each; to make these takes longer than to read one."""
+    return np.dtype([("size", ">i4"), ("value", wire)]), np.dtype(wire).newbyteorder("=")

@@ -149,3 +149,53 @@ def test_nobody_is_shown_what_they_have_seen_though_others_have_not() -> None:
     ]
     assert not any(mine & listed for mine, listed in zip(seen, shown, strict=True))
     assert any(set.union(*seen) & listed for listed in shown)
+
+
+def _in_eighths(rng: np.random.Generator, n: int) -> sparse.csr_matrix[np.float32]:
+    """Weights whose sums are exact, so that many are equal."""
+    return sparse.csr_matrix((np.where(rng.random((n, n)) < 0.3, rng.integers(1, 9, (n, n)), 0) / 8).astype(np.float32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(20, 90), st.integers(1, 12), st.integers(1, 12))
+def test_neighbors_are_the_best_that_are_open_among_twice_as_many_unseen(
+    seed: int, items: int, users: int, limit: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    snapshot, counters = _snapshot(rng, items)
+    snapshot = replace(snapshot, neighbors=_in_eighths(rng, items))
+    states = [_state(rng, snapshot, user) for user in range(users)]
+    states = [replace(state, weights=np.ones(len(state.weights))) for state in states]
+    question = CandidateQuestion(user_id="u", limits={"neighbors": limit})
+    found = find_candidates(snapshot, counters, _MODEL, states, question, _NOW)
+    is_open = snapshot.is_open & (snapshot.expire_s > _NOW.timestamp())
+    for row, state in enumerate(states):
+        history, seen = (snapshot.keys.positions(keys) for keys in (state.item_keys, state.seen_keys))
+        said = snapshot.neighbors.toarray()[history[history >= 0]].sum(axis=0)
+        near = [at for at in np.argsort(-said, kind="stable").tolist() if said[at] and at not in set(seen.tolist())]
+        expected = [at for at in near[: 2 * limit] if is_open[at]][:limit]
+        assert found.positions[row, found.is_there[row]].tolist() == sorted(expected)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_long_histories_are_added_up_to_the_last_bit_as_if_each_came_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    snapshot, counters = _snapshot(rng, 600)
+    states = [
+        replace(
+            _state(rng, snapshot, user),
+            item_keys=rng.permutation(np.array(snapshot.item_keys))[: (size := int(rng.integers(0, 600)))],
+            weights=rng.random(size),
+            ages=np.arange(1.0, size + 1),
+        )
+        for user in range(20)
+    ]
+    question = CandidateQuestion(user_id="u", limits={"collaborative": 600, "neighbors": 600, "sequence": 600})
+    together = find_candidates(snapshot, counters, _MODEL, states, question, _NOW)
+    for row, state in enumerate(states):
+        alone = find_candidates(snapshot, counters, _MODEL, [state], question, _NOW).of(0, want_vectors=False)
+        mine = together.of(row, want_vectors=False)
+        assert mine.item_ids == alone.item_ids
+        for name, component in alone.components.items():
+            np.testing.assert_array_equal(mine.components[name], component, err_msg=name)

@@ -48,23 +48,32 @@ def test_every_request_is_answered_once(size: int, in_flight: int, apart: set[in
     assert sorted(asyncio.run(collected())) == list(range(size))
 
 
-async def test_what_comes_while_sets_are_under_way_is_the_next_set() -> None:
+async def test_what_comes_while_a_set_is_under_way_is_the_next_one() -> None:
     sets: list[int] = []
-    gate = asyncio.Event()
+    gates = [asyncio.Event() for _ in range(10)]
 
     async def together(numbers: Sequence[int]) -> Sequence[int | None]:
         sets.append(len(numbers))
-        await gate.wait()
+        await gates[len(sets) - 1].wait()
         return numbers
 
-    stream = answered_together(aiter(Source(42)), together, _unasked, 40)
+    stream = answered_together(aiter(Source(28)), together, _unasked, 40)
     first = asyncio.create_task(anext(stream))
     await settle()
-    assert sets == [1, 1]
-    gate.set()
-    assert sorted([await first, *[number async for number in stream]]) == list(range(42))
-    # A quarter of what may be in flight is a set.
-    assert sets[2:5] == [10, 10, 10]
+    # A quarter of what may be in flight is a whole set, of which two are under way; the first had nothing to wait for.
+    assert sets == [1, 10]
+    gates[1].set()
+    await settle()
+    assert sets == [1, 10, 10]
+    gates[2].set()
+    await settle()
+    # What is left is no whole set.
+    assert sets == [1, 10, 10]
+    gates[0].set()
+    await settle()
+    assert sets == [1, 10, 10, 7]
+    gates[3].set()
+    assert sorted([await first, *[number async for number in stream]]) == list(range(28))
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])

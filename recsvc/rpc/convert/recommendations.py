@@ -4,11 +4,13 @@ become one query: what the request sets wins, then the placement, then the defau
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from recsvc.domain.catalog import AttributeRule
 from recsvc.domain.errors import InvalidField, InvalidFilter, NotImplementedYet, PlacementNotFound
@@ -40,11 +42,12 @@ from recsvc.gen.v1 import catalog_service_pb2, filters_pb2
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.rpc.convert.items import item_proto
 from recsvc.rpc.convert.tenant_settings import settings_proto
-from recsvc.rpc.convert.values import duration, moment, span, timestamp
+from recsvc.rpc.convert.values import duration, moment, set_timestamp, span, timestamp
 
 _DEFAULT_COUNT = 10
 _REMEMBERED_BYTES = 512
 _ITEM_FIELDS = frozenset(field.name for field in catalog_service_pb2.Item.DESCRIPTOR.fields)
+_STRATEGIES = {strategy: pb.Strategy.Value(f"STRATEGY_{strategy}") for strategy in Strategy}
 _LEVELS = {level: pb.Degradation.Level.Value(f"LEVEL_{level.name}") for level in DegradationLevel}
 _PLAIN_CATEGORY_FIELDS = ("categories", "tags", "item_type")
 
@@ -166,26 +169,33 @@ def rank_query(request: pb.RankItemsRequest, profile: TenantProfile) -> RankQuer
 
 def recommend_response(found: Recommendations, item_fields: tuple[str, ...]) -> pb.RecommendResponse:
     """The answer of Recommend."""
-    return pb.RecommendResponse(
-        recommendation_id=found.recommendation_id,
-        items=recommended_items(found.items, item_fields),
-        strategy=pb.Strategy.Value(f"STRATEGY_{found.strategy}"),
-        model_id=found.model_id,
-        degradation=degradation_proto(found.degradation),
-        generate_time=timestamp(found.generate_time),
-    )
+    response = pb.RecommendResponse()
+    write_response(response, found, item_fields)
+    return response
+
+
+def write_response(response: pb.RecommendResponse, found: Recommendations, item_fields: tuple[str, ...]) -> None:
+    """The answer of Recommend, in its place: to copy a message into another costs more than to make it there."""
+    response.recommendation_id = found.recommendation_id
+    add_items(response.items, found.items, item_fields)
+    response.strategy = _STRATEGIES[found.strategy]
+    response.model_id = found.model_id
+    response.degradation.level = _LEVELS[found.degradation.level]
+    response.degradation.reason = found.degradation.reason
+    set_timestamp(response.generate_time, found.generate_time)
 
 
 def similar_response(found: SimilarItems, item_fields: tuple[str, ...]) -> pb.SimilarItemsResponse:
     """The answer of SimilarItems."""
-    return pb.SimilarItemsResponse(
+    response = pb.SimilarItemsResponse(
         recommendation_id=found.recommendation_id,
-        items=recommended_items(found.items, item_fields),
         by=pb.SimilarityBasis.Value(f"SIMILARITY_BASIS_{found.by}"),
         model_id=found.model_id,
         degradation=degradation_proto(found.degradation),
         generate_time=timestamp(found.generate_time),
     )
+    add_items(response.items, found.items, item_fields)
+    return response
 
 
 def explain_query(request: pb.ExplainRecommendationRequest, profile: TenantProfile) -> RecommendQuery:
@@ -211,19 +221,18 @@ def similar_users_response(found: SimilarUsers) -> pb.SimilarUsersResponse:
     )
 
 
-def recommended_items(items: tuple[RecommendedItem, ...], item_fields: tuple[str, ...]) -> list[pb.RecommendedItem]:
+def add_items(
+    target: RepeatedCompositeFieldContainer[pb.RecommendedItem],
+    items: Sequence[RecommendedItem],
+    item_fields: tuple[str, ...],
+) -> None:
     """Ranked items with the fields that the mask asked for."""
-    return [
-        pb.RecommendedItem(
-            item_id=item.item_id,
-            rank=rank,
-            score=item.score,
-            source=item.source,
-            reasons=[_reason(reason) for reason in item.reasons],
-            item=_masked(item, item_fields),
-        )
-        for rank, item in enumerate(items, start=1)
-    ]
+    for rank, item in enumerate(items, start=1):
+        added = target.add(item_id=item.item_id, rank=rank, score=item.score, source=item.source)
+        if item.reasons:
+            added.reasons.extend(map(_reason, item.reasons))
+        if item.item is not None and item_fields:
+            FieldMask(paths=item_fields).MergeMessage(item_proto(item.item), added.item)
 
 
 def degradation_proto(source: Degradation) -> pb.Degradation:
@@ -317,14 +326,6 @@ def _diversity(message: pb.Diversity) -> Diversity:
     if category_field not in _PLAIN_CATEGORY_FIELDS and not is_attribute:
         raise InvalidField("diversity.category_field", "must be categories, tags, item_type or attributes.<key>")
     return Diversity(trade_off, message.max_per_category, category_field)
-
-
-def _masked(item: RecommendedItem, item_fields: tuple[str, ...]) -> catalog_service_pb2.Item | None:
-    if item.item is None or not item_fields:
-        return None
-    masked = catalog_service_pb2.Item()
-    FieldMask(paths=item_fields).MergeMessage(item_proto(item.item), masked)
-    return masked
 
 
 def _reason(source: Reason) -> pb.Reason:

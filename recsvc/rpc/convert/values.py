@@ -28,9 +28,17 @@ def timestamp(value: datetime | None) -> Timestamp | None:
     """The message for a time; None stays None, which leaves a field unset."""
     if value is None:
         return None
+    message = Timestamp()
+    set_timestamp(message, value)
+    return message
+
+
+def set_timestamp(message: Timestamp, value: datetime) -> None:
+    """Make it the message for a time."""
     # What FromDatetime does in three times as long, on every list that is answered.
     since = value - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+    message.seconds = since.days * 86_400 + since.seconds
+    message.nanos = since.microseconds * 1000
 
 
 def span(duration: Duration) -> timedelta:

@@ -100,38 +100,41 @@ class RecommendationServicer(RecommendationServiceServicer):
         tenant_key = calls.tenant()
         query = convert.trending_query(request, await self._profiles.get(tenant_key))
         found = await self._recommender.recommend(tenant_key, query)
-        return pb.TrendingItemsResponse(
+        response = pb.TrendingItemsResponse(
             recommendation_id=found.recommendation_id,
-            items=convert.recommended_items(found.items, query.item_fields),
             window=duration(query.trend_half_life),
             degradation=convert.degradation_proto(found.degradation),
             generate_time=timestamp(found.generate_time),
         )
+        convert.add_items(response.items, found.items, query.item_fields)
+        return response
 
     async def PopularItems(self, request: pb.PopularItemsRequest, context: Context) -> pb.PopularItemsResponse:
         tenant_key = calls.tenant()
         query = convert.popular_query(request, await self._profiles.get(tenant_key))
         found = await self._recommender.recommend(tenant_key, query)
-        return pb.PopularItemsResponse(
+        response = pb.PopularItemsResponse(
             recommendation_id=found.recommendation_id,
-            items=convert.recommended_items(found.items, query.item_fields),
             degradation=convert.degradation_proto(found.degradation),
             generate_time=timestamp(found.generate_time),
         )
+        convert.add_items(response.items, found.items, query.item_fields)
+        return response
 
     async def RankItems(self, request: pb.RankItemsRequest, context: Context) -> pb.RankItemsResponse:
         tenant_key = calls.tenant()
         query = convert.rank_query(request, await self._profiles.get(tenant_key))
         ranked = await self._recommender.rank_items(tenant_key, query)
         found = ranked.recommendations
-        return pb.RankItemsResponse(
+        response = pb.RankItemsResponse(
             recommendation_id=found.recommendation_id,
-            items=convert.recommended_items(found.items, ()),
             unknown_item_ids=ranked.unknown_item_ids,
             model_id=found.model_id,
             degradation=convert.degradation_proto(found.degradation),
             generate_time=timestamp(found.generate_time),
         )
+        convert.add_items(response.items, found.items, ())
+        return response
 
     async def BulkRecommend(
         self, request_iterator: AsyncIterator[pb.BulkRecommendRequest], context: Context
@@ -141,11 +144,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         together, alone = partial(self._answer_together, tenant_key), partial(self._answer_alone, tenant_key)
         async for element in answered_together(elements, together, alone, self._settings.bulk_in_flight):
             # Made into messages here and not before, so that other calls come between two of many.
-            if isinstance(element.found, Recommendations):
-                response = convert.recommend_response(element.found, element.query.item_fields if element.query else ())
-                yield pb.BulkRecommendResponse(key=element.key, status=OK, response=response)
-            else:
-                yield pb.BulkRecommendResponse(key=element.key, status=element.found)
+            yield _bulk_response(element)
 
     async def SimilarUsers(self, request: pb.SimilarUsersRequest, context: Context) -> pb.SimilarUsersResponse:
         query = convert.similar_users_query(request)
@@ -180,7 +179,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             if update.found is None:
                 response.heartbeat.GetCurrentTime()
             else:
-                response.recommendation.CopyFrom(convert.recommend_response(update.found, query.item_fields))
+                convert.write_response(response.recommendation, update.found, query.item_fields)
             yield response
 
     async def _understood(
@@ -231,6 +230,15 @@ class RecommendationServicer(RecommendationServiceServicer):
         query = convert.recommend_query(request, profile)
         found = await self._recommender.recommend(profile.tenant_key, query, budget_s=budget_s)
         return convert.recommend_response(found, query.item_fields)
+
+
+def _bulk_response(element: _Element) -> pb.BulkRecommendResponse:
+    if not isinstance(element.found, Recommendations):
+        return pb.BulkRecommendResponse(key=element.key, status=element.found)
+    response = pb.BulkRecommendResponse(key=element.key, status=OK)
+    item_fields = element.query.item_fields if element.query is not None else ()
+    convert.write_response(response.response, element.found, item_fields)
+    return response
 
 
 async def _result(answer: Awaitable[pb.RecommendResponse]) -> pb.RecommendResult:
