@@ -233,8 +233,12 @@ async def _serve(redis_url: str) -> None:
         (echo, parse, pipeline(limited, RequestValidator())),
     ):
         handler = grpc.unary_unary_rpc_method_handler(answered, request_deserializer=deserializer)
-        server = grpc.aio.server(interceptors=[around] if around is not None else [])
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        server = grpc.aio.server()
+        if around is None:
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
+        else:
+            around.add_registered_method_handlers(_SERVICE, {_METHOD: handler})
+            server.add_generic_rpc_handlers((around,))
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         servers.append(server)

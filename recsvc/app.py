@@ -472,7 +472,8 @@ async def _build_server(
         settings=settings.server,
     )
     return RpcServer(
-        DrawnCalls(pipeline, traces) if traces is not None else pipeline,
+        pipeline,
+        [DrawnCalls(traces)] if traces is not None else [],
         CatalogServicer(storage.items, storage.tenants, engine.profiles, tokens, validator),
         UserServicer(storage.users, tokens, validator),
         IngestionServicer(

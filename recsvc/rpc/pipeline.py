@@ -1,8 +1,8 @@
 """What happens to every call, in one order: size → stages (log, metrics, audit, auth, limits) → headers → validation.
 
-grpc.aio asks the interceptor for a handler on each call; handlers are wrapped once per method and kept. A stage is told
-of the beginning of a call, which it may refuse, and of its end, for unary and streaming methods alike. All of this runs
-on every call, so `bench/interceptors.py` measures it against a bare echo.
+grpc.aio asks for a handler on each call; each is wrapped once, when its service is added. A stage is told of the
+beginning of a call, which it may refuse, and of its end, for unary and streaming methods alike. All of this runs on
+every call, so `bench/interceptors.py` measures it against a bare echo.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from recsvc.rpc.validation import RequestValidator
 from recsvc.settings import ServerSettings
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Interceptor: TypeAlias = "grpc.aio.ServerInterceptor[Any, Any]"
-_OURS = "/recsvc.v1."
 _READ_AWAY, _READ_AWAY_S = 100, 0.1
 
 
@@ -48,8 +46,11 @@ class Stage(Protocol):
         """
 
 
-class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Wraps the handlers of our services; health and reflection pass through untouched."""
+class Pipeline(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs only
+    """Has the handlers of our services, which are added to it as they would be to a server.
+
+    Not an interceptor: gRPC makes two coroutines a call for one.
+    """
 
     def __init__(
         self,
@@ -63,23 +64,27 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
         self._validator = validator
         self._policies = policies
         self._settings = settings
-        self._wrapped: dict[str, Handler] = {}
+        self._wrapped: dict[str, tuple[MethodPolicy, Handler]] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """The wrapped handler of the method, from the second call on without any work."""
-        method = handler_call_details.method
-        handler = self._wrapped.get(method)
-        if handler is None:
-            handler = await continuation(handler_call_details)
-            if handler is None or not method.startswith(_OURS):
-                return handler
-            handler = self._wrapped[method] = self._wrap(self._policies[method], handler)
-        # gRPC runs the handler in this task, and would make the metadata anew if it were asked for them there.
-        self._begin(method, handler_call_details.invocation_metadata)
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Have these methods answered; called by generated code."""
+        for name, handler in method_handlers.items():
+            policy = self._policies[f"/{service_name}/{name}"]
+            self._wrapped[policy.path] = policy, self._wrap(policy, handler)
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same methods again, for servers that do not take them by name; called by generated code."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """The handler of the method; None for methods of others. Called in the task that is to run the handler."""
+        found = self._wrapped.get(handler_call_details.method)
+        if found is None:
+            return None
+        policy, handler = found
+        # What is not text (keys that end in -bin) is nothing that we ask for. gRPC's context would make it all anew.
+        received = handler_call_details.invocation_metadata or ()
+        metadata = {key: value for key, value in received if isinstance(value, str)}
+        calls.enter(Call(policy.path, policy, request_id_of(metadata), metadata, time.perf_counter()))
         return handler
 
     def _wrap(self, policy: MethodPolicy, handler: Handler) -> Handler:
@@ -140,11 +145,6 @@ class Pipeline(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic
                     yield response
 
         return answer
-
-    def _begin(self, method: str, received: Sequence[tuple[str, str | bytes]]) -> None:
-        # What is not text (keys that end in -bin) is nothing that we ask for.
-        metadata = {key: value for key, value in received or () if isinstance(value, str)}
-        calls.enter(Call(method, self._policies[method], request_id_of(metadata), metadata, time.perf_counter()))
 
 
 class _Passage:

@@ -122,10 +122,9 @@ async def test_a_method_that_declares_no_scope_is_refused_to_everybody(service: 
         request_deserializer=admin_pb.GetServiceInfoRequest.FromString,
         response_serializer=admin_pb.GetServiceInfoResponse.SerializeToString,
     )
-    server = grpc.aio.server(interceptors=[pipeline])
-    server.add_generic_rpc_handlers(
-        [grpc.method_handlers_generic_handler("recsvc.v1.AdminService", {"Forgotten": handler})]
-    )
+    pipeline.add_registered_method_handlers("recsvc.v1.AdminService", {"Forgotten": handler})
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([pipeline])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     await service.storage.tenants.create(TenantId("forgotten"), "", TenantSettings())

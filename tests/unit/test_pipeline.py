@@ -64,10 +64,9 @@ async def _call(stages: list[Noting]) -> Any:
     async def behavior(request: Any, context: Any) -> pb.RecommendResponse:
         return pb.RecommendResponse()
 
-    async def continuation(details: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(behavior, request_deserializer=pb.RecommendRequest.FromString)
-
-    handler: Any = await pipeline.intercept_service(continuation, context)
+    method = grpc.unary_unary_rpc_method_handler(behavior, request_deserializer=pb.RecommendRequest.FromString)
+    pipeline.add_registered_method_handlers("recsvc.v1.RecommendationService", {"Recommend": method})
+    handler: Any = pipeline.service(context)
     return await handler.unary_unary(handler.request_deserializer(b""), context)
 
 

@@ -6,7 +6,7 @@ None of this is there while tracing is off.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 from opentelemetry.trace import Tracer, get_current_span
@@ -14,26 +14,23 @@ from opentelemetry.trace import Tracer, get_current_span
 from recsvc.domain.errors import DomainError
 from recsvc.rpc.calls import Call, Context
 from recsvc.rpc.methods import MethodPolicy
-from recsvc.rpc.pipeline import Handler, Interceptor, Pipeline, Stage
+from recsvc.rpc.pipeline import Handler, Stage
 from recsvc.telemetry.spans import REASON, STATUS_CODE, TENANT
 from recsvc.telemetry.stages import opened
 from recsvc.telemetry.tracing import Tracing
 
+Interceptor: TypeAlias = "grpc.aio.ServerInterceptor[Any, Any]"
 _OURS = "/recsvc.v1."
 
 
 class DrawnCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Around the pipeline: makes a span of each call of ours that is drawn, in the trace of its caller.
+    """Around the pipeline: makes a span of each call of ours that is drawn, in the trace of its caller."""
 
-    In place of the pipeline rather than beside it: what gRPC does for one interceptor more would cost each call.
-    """
-
-    def __init__(self, pipeline: Pipeline, tracing: Tracing) -> None:
+    def __init__(self, tracing: Tracing) -> None:
         from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
         from recsvc.telemetry.sampling import Draw
 
-        self._pipeline = pipeline
         self._draw = Draw(tracing.settings.ratio, tracing.settings.calls_per_s)
         self._spans: Interceptor = aio_server_interceptor(  # type: ignore[no-untyped-call]
             tracer_provider=tracing.provider
@@ -44,12 +41,11 @@ class DrawnCalls(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # gener
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """The handler of the pipeline, for a call that is drawn within a span; health and reflection have none."""
+        """The handler, for a call that is drawn within a span; health and reflection have none."""
         is_ours = handler_call_details.method.startswith(_OURS)
         if not is_ours or not self._draw.takes(handler_call_details.invocation_metadata or ()):
-            return await self._pipeline.intercept_service(continuation, handler_call_details)
-        within = partial(self._pipeline.intercept_service, continuation)
-        handler: Handler = await self._spans.intercept_service(within, handler_call_details)
+            return await continuation(handler_call_details)
+        handler: Handler = await self._spans.intercept_service(continuation, handler_call_details)
         return handler
 
 
