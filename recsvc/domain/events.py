@@ -11,6 +11,8 @@ from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
 MAX_CLOCK_SKEW = timedelta(minutes=10)
 """How far in the future an event's time may lie: phones are wrong by minutes, not by days."""
 
+_MIDDLE_RATING = 2.5
+
 
 @dataclass(frozen=True, slots=True)
 class EventType:
@@ -56,6 +58,16 @@ class Event:
     context: Mapping[str, object] = field(default_factory=dict)
     recommendation_id: str | None = None
     properties: Mapping[str, object] = field(default_factory=dict)
+
+
+def event_signal(event: Event, weight: float) -> float:
+    """What an event says about taste before it ages, as `event_signal_v1` has it in SQL. weight: of its type.
+
+    A rating counts by its distance from the middle of five stars; other types count the same whatever their value.
+    """
+    if event.event_type == "rate" and event.value is not None:
+        return weight * min(1.0, max(-1.0, (event.value - _MIDDLE_RATING) / _MIDDLE_RATING))
+    return weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsvc.domain.arrays import Float32
+from recsvc.domain.arrays import Float32, Float64
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 TRAILER = struct.pack(">h", -1)
 _BLOCK_ROWS = 4096
-_INT8_OID, _FLOAT4_OID = 20, 700
+_INT8_OID, _FLOAT4_OID, _FLOAT8_OID = 20, 700, 701
 
 Keys = NDArray[np.int64]
 
@@ -79,22 +80,38 @@ def neighbor_rows(
     weights: Float32,
 ) -> Iterator[bytes]:
     """Rows of item_neighbors in blocks; row j has neighbors[indptr[j]:indptr[j + 1]]; empty ones are left out."""
-    key_cell = np.dtype([("length", ">i4"), ("value", ">i8")])
-    weight_cell = np.dtype([("length", ">i4"), ("value", ">f4")])
-    keys = np.empty(len(neighbors), dtype=key_cell)
-    keys["length"], keys["value"] = 8, neighbors
-    reals = np.empty(len(weights), dtype=weight_cell)
-    reals["length"], reals["value"] = 4, weights
+    keys, reals = _cells(neighbors, ">i8"), _cells(weights, ">f4")
     parts: list[bytes] = []
     for position, item_key in enumerate(item_keys):
         start, end = int(indptr[position]), int(indptr[position + 1])
         if start == end:
             continue
         parts.append(struct.pack(">hiqiqiq", 5, 8, tenant_key, 8, model_key, 8, int(item_key)))
-        for cells, oid in ((keys[start:end], _INT8_OID), (reals[start:end], _FLOAT4_OID)):
-            body = struct.pack(">iiiii", 1, 0, oid, end - start, 1) + cells.tobytes()
-            parts.append(struct.pack(">i", len(body)) + body)
+        parts += (_array(keys[start:end], _INT8_OID), _array(reals[start:end], _FLOAT4_OID))
         if len(parts) >= _BLOCK_ROWS:
             yield b"".join(parts)
             parts.clear()
     yield b"".join(parts)
+
+
+def signals_row(item_keys: Keys, log_weights: Float64, ages_s: Float64) -> bytes:
+    """One row (int8[], float8[], float8[]) of item_signals; arrays of one length, and not empty."""
+    arrays = (
+        _array(_cells(item_keys, ">i8"), _INT8_OID),
+        _array(_cells(log_weights, ">f8"), _FLOAT8_OID),
+        _array(_cells(ages_s, ">f8"), _FLOAT8_OID),
+    )
+    return struct.pack(">h", len(arrays)) + b"".join(arrays)
+
+
+def _cells(values: NDArray[Any], wire: str) -> NDArray[np.void]:
+    """The elements of an array as it is sent: each with its length before it."""
+    cells = np.empty(len(values), dtype=[("length", ">i4"), ("value", wire)])
+    cells["length"], cells["value"] = cells.dtype["value"].itemsize, values
+    return cells
+
+
+def _array(cells: NDArray[np.void], oid: int) -> bytes:
+    """A field that is a one-dimensional array of these elements, of the type of this oid."""
+    body = struct.pack(">iiiii", 1, 0, oid, len(cells), 1) + cells.tobytes()
+    return struct.pack(">i", len(body)) + body

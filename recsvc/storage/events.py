@@ -1,24 +1,22 @@
 """Events: written in batches, each in one transaction, and read back as pages and snapshots.
 
-`write` is the only way in. A batch that is small goes as arrays, a large one by binary COPY; the statement behind both
-is the same. What it promises: when it returns, every event that it calls recorded is on disk, exactly once.
+`write` is the only way in. A batch that is small goes as arrays in one statement, a large one by COPY (`event_copy`).
+What it promises: when it returns, every event that it calls recorded is on disk, exactly once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-import psycopg
-from psycopg import sql
+from psycopg.errors import CheckViolation, DeadlockDetected, UniqueViolation
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from recsvc.domain.cleaning import clean_event
 from recsvc.domain.consistency import STRONG, Consistency
-from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound, StorageUnavailable
+from recsvc.domain.errors import DomainError, StorageUnavailable
 from recsvc.domain.events import Event, Recorded, StoredEvent
 from recsvc.domain.filters import Tree
 from recsvc.domain.ids import EventId, ItemId, SessionId, TenantKey, UserId, UserKey
@@ -26,8 +24,8 @@ from recsvc.domain.users import UserKind
 from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.retries import RetryPolicy
 from recsvc.storage.changes import Changes
-from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, execute
+from recsvc.storage.event_copy import Written, copy_events, refusal
 from recsvc.storage.failures import ConnectionLost, NoConnection
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
@@ -37,23 +35,8 @@ from recsvc.storage.retries import CONFLICTS, despite_deadlocks
 from recsvc.storage.statements import compose, load
 
 _SQL = load("events")
-_WRITE_ARRAYS = compose(_SQL["write_events"], source=sql.SQL(_SQL["incoming_arrays"].rstrip(";")))
-_WRITE_COPIED = compose(_SQL["write_events"], source=sql.Identifier("incoming_events"))
-# Below this many events the temporary table costs more than it saves.
+# Below this many events the round trips of copying cost more than they save.
 _COPY_FROM = 2000
-_COPY_TYPES = (
-    "text",
-    "text",
-    "int2",
-    "text",
-    "text",
-    "text",
-    "float8",
-    "timestamptz",
-    "text",
-    "jsonb",
-    "jsonb",
-)
 _EXPORT_TIMEOUT_S = 3600.0
 # One for the month, and some for items and users that others delete, merge and create again meanwhile.
 _AGAIN = RetryPolicy(attempts=6, backoff=Backoff(first_s=0.01, longest_s=0.1), longest_s=4.0)
@@ -63,14 +46,6 @@ _JUDGED_AT_ONCE = 50
 
 Outcome = Recorded | DomainError
 _Unique = Mapping[EventId, Event]
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """What a batch changed. not_stored: why not, by event_id; None for what had been stored before."""
-
-    not_stored: dict[str, DomainError | None]
-    versions: dict[UserKey, int]
 
 
 class EventRepository:
@@ -113,7 +88,7 @@ class EventRepository:
         # An event_id that stands twice is stored once; the later ones are duplicates of the first.
         first = {event.event_id: event for event in reversed(good)}
         written = await self._write_retrying(tenant_key, first, timeout_s)
-        repeated = [first[EventId(event_id)] for event_id, refusal in written.not_stored.items() if refusal is None]
+        repeated = [first[event_id] for event_id, refusal in written.not_stored.items() if refusal is None]
         # Whoever stored these may have died, or lost the answer, before it could say so.
         versions = {**await self._present_versions(tenant_key, repeated), **written.versions}
         if versions:
@@ -178,9 +153,9 @@ class EventRepository:
             await self._changes.users_changed(TenantKey(row["tenant_key"]), versions)
         return sum(row["deleted"] for row in rows)
 
-    async def _write_retrying(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
+    async def _write_retrying(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> Written:
         async def make_way(error: Exception) -> None:
-            if isinstance(error, psycopg.errors.CheckViolation):
+            if isinstance(error, CheckViolation):
                 # No partition for this month yet: the month has just begun.
                 await self._ensure_partitions([event.event_time for event in events.values()])
 
@@ -192,7 +167,7 @@ class EventRepository:
                 self._is_worth_another,
                 before_another=make_way,
             )
-        except psycopg.errors.DeadlockDetected as error:
+        except DeadlockDetected as error:
             raise StorageUnavailable from error
 
     def _is_worth_another(self, error: Exception) -> bool:
@@ -200,23 +175,42 @@ class EventRepository:
         if isinstance(error, NoConnection):
             # One will be free; while the server is away none would.
             return self._database.is_slow()
-        return isinstance(error, (*CONFLICTS, psycopg.errors.CheckViolation, ConnectionLost))
+        return isinstance(error, (*CONFLICTS, CheckViolation, UniqueViolation, ConnectionLost))
 
-    async def _write_once(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> _Written:
+    async def _write_once(self, tenant_key: TenantKey, events: _Unique, timeout_s: float | None) -> Written:
         if len(events) < _COPY_FROM:
-            rows = await self._database.run_once(
-                tenant_key, _WRITE_ARRAYS, {"tenant": tenant_key, **_arrays(events.values())}
-            )
-        else:
-            async with self._database.tenant_transaction(tenant_key, timeout_s=timeout_s) as connection:
-                await _copy_in(connection, events.values())
-                cursor = await execute(connection, _WRITE_COPIED, {"tenant": tenant_key})
-                rows = await cursor.fetchall()
-        *not_stored, touched = rows
-        return _Written(
-            not_stored={row["event_id"]: _refusal(row, events[row["event_id"]]) for row in not_stored},
-            versions=dict(zip(touched["user_keys"] or (), touched["versions"] or (), strict=True)),
+            return await self._write_arrays(tenant_key, events)
+        try:
+            return await self._copy(tenant_key, events, frozenset(), timeout_s)
+        except UniqueViolation:
+            # Somebody sends again what is stored already, which is rare: it is looked for only now.
+            stored = await self._stored_ids(tenant_key, events)
+            return await self._copy(tenant_key, events, stored, timeout_s)
+
+    async def _write_arrays(self, tenant_key: TenantKey, events: _Unique) -> Written:
+        params = {"tenant": tenant_key, **_arrays(events.values())}
+        *not_stored, touched = await self._database.run_once(tenant_key, _SQL["write_events"], params)
+        return Written(
+            {
+                row["event_id"]: refusal(
+                    events[row["event_id"]], has_type=not row["unknown_type"], has_item=not row["unknown_item"]
+                )
+                for row in not_stored
+            },
+            dict(zip(touched["user_keys"] or (), touched["versions"] or (), strict=True)),
         )
+
+    async def _copy(
+        self, tenant_key: TenantKey, events: _Unique, stored: Collection[EventId], timeout_s: float | None
+    ) -> Written:
+        async with self._database.tenant_transaction(tenant_key, timeout_s=timeout_s) as connection:
+            return await copy_events(connection, tenant_key, events, stored)
+
+    async def _stored_ids(self, tenant_key: TenantKey, event_ids: Iterable[EventId]) -> frozenset[EventId]:
+        """Those under which events are stored."""
+        params = {"tenant": tenant_key, "event_ids": list(event_ids)}
+        rows = await self._database.fetch_all(tenant_key, _SQL["stored_event_ids"], params)
+        return frozenset(EventId(row["event_id"]) for row in rows)
 
     async def _present_versions(self, tenant_key: TenantKey, events: Sequence[Event]) -> dict[UserKey, int]:
         """Of the users that these stored events are of."""
@@ -248,7 +242,7 @@ async def _judged(events: Sequence[Event]) -> list[Event | DomainError]:
     return judged
 
 
-def _outcomes(judged: Sequence[Event | DomainError], not_stored: Mapping[str, DomainError | None]) -> list[Outcome]:
+def _outcomes(judged: Sequence[Event | DomainError], not_stored: Mapping[EventId, DomainError | None]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     told: set[EventId] = set()
     for event in judged:
@@ -259,14 +253,6 @@ def _outcomes(judged: Sequence[Event | DomainError], not_stored: Mapping[str, Do
         outcomes.append(not_stored.get(event.event_id) or Recorded(event.event_id, duplicate))
         told.add(event.event_id)
     return outcomes
-
-
-def _refusal(row: DictRow, event: Event) -> DomainError | None:
-    if row["unknown_type"]:
-        return EventTypeUnknown("event_type", f"the tenant has no event type {event.event_type!r}")
-    if row["unknown_item"]:
-        return ItemNotFound(event.item_id, field="item_id")
-    return None
 
 
 def _row(event: Event) -> tuple[object, ...]:
@@ -308,14 +294,6 @@ def _arrays(events: Iterable[Event]) -> dict[str, list[object] | None]:
         name: list(column) if any(value is not None for value in column) else None
         for name, column in zip(_ARRAYS, columns, strict=True)
     }
-
-
-async def _copy_in(connection: Connection, events: Iterable[Event]) -> None:
-    await execute(connection, _SQL["create_incoming"])
-    async with connection.cursor() as cursor, cursor.copy(_SQL["copy_incoming"].encode()) as copy:
-        copy.set_types(_COPY_TYPES)
-        for event in events:
-            await copy.write_row(_row(event))
 
 
 def _stored_event(row: DictRow) -> StoredEvent:

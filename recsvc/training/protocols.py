@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from recsvc.domain.arrays import Codes, Float64, Interactions, Mask
-from recsvc.domain.events import DEFAULT_EVENT_TYPES, Event
+from recsvc.domain.events import DEFAULT_EVENT_TYPES, Event, event_signal
 from recsvc.training.splits import (
     Split,
     given_split,
@@ -32,7 +32,6 @@ HIDDEN_SHARE = 0.2
 """Of the history of each user that was kept out of training (Liang et al. 2018)."""
 
 _WEIGHTS = {kind.event_type: kind.weight for kind in DEFAULT_EVENT_TYPES}
-_MIDDLE_RATING = 2.5
 _NEARLY_ALL = 0.9
 
 
@@ -145,7 +144,7 @@ def read_table(train: Iterable[Event], test: Iterable[Event] = ()) -> Table:
             users.append(subjects.setdefault(subject, len(subjects)))
             items.append(item_ids.setdefault(event.item_id, len(item_ids)))
             times.append(event.event_time.timestamp())
-            signals.append(_signal(event))
+            signals.append(event_signal(event, _WEIGHTS.get(event.event_type, 0.0)))
             is_test.append(part)
     return Table(
         list(subjects),
@@ -328,11 +327,3 @@ def _share_of_users(table: Table, earlier: Mask, later: Mask, *, at_once: bool =
     if not both.any():
         return 0.0
     return float(np.mean(last[both] == first[both] if at_once else last[both] < first[both]))
-
-
-def _signal(event: Event) -> float:
-    """As storage has it: event_signal_v1."""
-    weight = _WEIGHTS.get(event.event_type, 0.0)
-    if event.event_type == "rate" and event.value is not None:
-        return weight * min(1.0, max(-1.0, (event.value - _MIDDLE_RATING) / _MIDDLE_RATING))
-    return weight

@@ -184,12 +184,23 @@ def test_identifiers_come_from_closed_sets():
         ("storage/candidates.py", "question.trend"),
         # Below a match on "categories" | "tags".
         ("storage/candidates.py", "category_field"),
-        ("storage/events.py", "'incoming_events'"),
         ("storage/models.py", "'item_factors'"),
         # Of a shard's number, which the database gave.
         ("storage/models.py", "f'item_factors_{shard}'"),
         ("storage/tenants.py", "partition"),
     }
+
+
+def test_what_is_copied_without_row_level_security_cannot_say_whose_it_is():
+    copied = {name: text for name, text in _STATEMENTS.items() if name.startswith("event_copy.") and "COPY" in text}
+    assert len(copied) == 3
+    assert [name for name, text in copied.items() if "tenant_key" in text or "{" in text] == []
+
+
+def test_requests_leave_their_role_for_copying_events_only():
+    leaving = {name for name, text in _STATEMENTS.items() if re.search(r"'role', 'none'|RESET ROLE", text)}
+    users = {path for path, tree in _sources() if "leave_role" in ast.unparse(tree)}
+    assert (leaving, users) == ({"event_copy.leave_role"}, {"storage/event_copy.py"})
 
 
 def test_no_statement_runs_text_as_sql():

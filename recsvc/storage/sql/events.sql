@@ -3,7 +3,13 @@
 -- what is to be added to the counters of items. Rows are locked in the order of their keys in every batch, so that two
 -- batches never deadlock.
 WITH incoming AS (
-    SELECT * FROM {source}
+    -- An array that is NULL has no value for any of them.
+    SELECT * FROM unnest(
+        %(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[], %(user_ids)s::text[],
+        %(session_ids)s::text[], %(item_ids)s::text[], %(event_values)s::double precision[],
+        %(event_times)s::timestamptz[], %(recommendation_ids)s::text[], %(contexts)s::jsonb[], %(properties)s::jsonb[]
+    ) AS n (event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id, context,
+            properties)
 ), resolved AS MATERIALIZED (
     SELECT n.*, t.event_type_key, t.weight, i.item_key
     FROM incoming n
@@ -62,13 +68,9 @@ WHERE f.event_id IS NULL
 UNION ALL
 SELECT NULL, NULL, NULL, array_agg(user_key), array_agg(version) FROM touched;
 
--- incoming_arrays --
--- The events of a small batch, as arrays. One that is NULL has no value for any of them.
-unnest(%(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[], %(user_ids)s::text[],
-       %(session_ids)s::text[], %(item_ids)s::text[], %(event_values)s::double precision[],
-       %(event_times)s::timestamptz[], %(recommendation_ids)s::text[], %(contexts)s::jsonb[], %(properties)s::jsonb[])
-    AS n (event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id, context,
-          properties);
+-- stored_event_ids --
+-- Those of some ids under which events are stored.
+SELECT event_id FROM event_ids WHERE tenant_key = %(tenant)s AND event_id = ANY (%(event_ids)s::text[]);
 
 -- present_versions --
 -- The versions of the states of these users.
@@ -76,17 +78,6 @@ SELECT DISTINCT s.user_key, s.version
 FROM unnest(%(kinds)s::smallint[], %(user_ids)s::text[]) AS asked (kind, user_id)
 JOIN users u ON u.tenant_key = %(tenant)s AND u.kind = asked.kind AND u.user_id = asked.user_id
 JOIN user_state s ON s.tenant_key = u.tenant_key AND s.user_key = u.user_key;
-
--- create_incoming --
--- Where a large batch is copied to before it is written.
-CREATE TEMPORARY TABLE incoming_events (
-    event_id text, event_type text, kind smallint, user_id text, session_id text, item_id text,
-    value double precision, event_time timestamptz, recommendation_id text, context jsonb, properties jsonb
-) ON COMMIT DROP;
-
--- copy_incoming --
--- Take in a large batch.
-COPY incoming_events FROM STDIN (FORMAT BINARY);
 
 -- ensure_partitions --
 -- Make the monthly partitions that these events need.
