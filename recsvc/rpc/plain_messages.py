@@ -8,14 +8,16 @@ says what is wrong. To ask it costs a unary call more than authentication does (
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from recsvc.gen.buf.validate import validate_pb2
+from recsvc.gen.v1 import options_pb2
 
 _Check = Callable[[Any], bool]
 _NO_CONTROL_CHARACTERS = r"^\P{Cc}*$"
@@ -23,14 +25,18 @@ _INTEGERS = ("int32", "int64", "uint32", "uint64")
 
 
 class _Plan(NamedTuple):
-    """checks: by number of field; needed: numbers of the fields without which a message may break a rule."""
+    """checks: by number of field; needed: numbers of the fields without which a message may break a rule.
+
+    columns: the same as checks of one field each of many messages.
+    """
 
     checks: dict[int, _Check]
     needed: frozenset[int]
+    columns: tuple[_Check, ...]
 
 
 def is_plainly_valid(message: Message) -> bool:
-    """Whether it is sure that a message breaks no rule of protovalidate; False says nothing."""
+    """Whether it surely breaks no rule of protovalidate and has no Struct of limited size; False says nothing."""
     plan = _plan_of(message.DESCRIPTOR)
     if plan is None:
         return False
@@ -51,7 +57,7 @@ def _plan_of(descriptor: Descriptor) -> _Plan | None:
         return None
     if any(oneof.GetOptions().HasExtension(validate_pb2.oneof) for oneof in descriptor.oneofs):
         return None
-    checks, needed = {}, set()
+    checks, needed, columns = {}, set(), []
     for field in descriptor.fields:
         rules = field.GetOptions().Extensions[validate_pb2.field]
         check = _check_of_field(field, rules)
@@ -59,7 +65,43 @@ def _plan_of(descriptor: Descriptor) -> _Plan | None:
             checks[field.number] = check
         if rules.required or not _may_be_unset(field, rules, check):
             needed.add(field.number)
-    return _Plan(checks, frozenset(needed))
+        if check is not None and rules.WhichOneof("type") == "string" and not field.has_presence:
+            columns.append(_column_of_texts(field, rules.string))
+        else:
+            columns.append(_column_of(field, check, is_needed=field.number in needed))
+    return _Plan(checks, frozenset(needed), tuple(columns))
+
+
+def _column_of(field: FieldDescriptor, check: _Check | None, *, is_needed: bool) -> _Check:
+    """The check of one field as one of many messages."""
+    value_of = attrgetter(field.name)
+    is_set = methodcaller("HasField", field.name) if field.has_presence else value_of
+    if check is None:
+        return lambda messages: not is_needed and not any(map(is_set, messages))
+    if is_needed:
+        return lambda messages: all(map(is_set, messages)) and all(map(check, map(value_of, messages)))
+    if check is _anything:
+        return _anything
+    return lambda messages: all(map(check, map(value_of, filter(is_set, messages))))
+
+
+def _column_of_texts(field: FieldDescriptor, rules: validate_pb2.StringRules) -> _Check:
+    """The same for texts, which are looked at as one."""
+    least, most, is_free = rules.min_len, rules.max_len or sys.maxsize, not rules.pattern
+    value_of = attrgetter(field.name)
+
+    def check(messages: Sequence[Message]) -> bool:
+        texts = list(map(value_of, messages))
+        together = "".join(texts)
+        if not together:
+            return not least
+        return (
+            (is_free or (together.isascii() and together.isprintable()))
+            and max(map(len, texts)) <= most
+            and (not least or least <= min(map(len, texts)))
+        )
+
+    return check
 
 
 def _may_be_unset(field: FieldDescriptor, rules: validate_pb2.FieldRules, check: _Check | None) -> bool:
@@ -77,7 +119,8 @@ def _check_of_field(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _
     if field.is_repeated:
         return _check_of_repeated(field, rules) if kind in (None, "repeated") else None
     if field.message_type is not None:
-        if kind is not None:
+        # Limits of a Struct are no rules of protovalidate.
+        if kind is not None or field.GetOptions().HasExtension(options_pb2.struct_limits):
             return None
         # Messages of others have no rules of their own.
         return is_plainly_valid if field.message_type.file.package == "recsvc.v1" else _anything
@@ -85,11 +128,22 @@ def _check_of_field(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _
 
 
 def _check_of_repeated(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _Check | None:
-    if field.message_type is not None or _names(rules.repeated) - {"max_items", "items"}:
+    of_repeated = rules.repeated
+    if _names(of_repeated) - {"min_items", "max_items", "items"}:
         return None
-    each = _check_of_scalar(field, rules.repeated.items)
-    most = rules.repeated.max_items or sys.maxsize
-    return None if each is None else lambda values: len(values) <= most and all(map(each, values))
+    least, most = of_repeated.min_items, of_repeated.max_items or sys.maxsize
+    if field.message_type is not None:
+        element = field.message_type
+        if _names(of_repeated.items) or element.GetOptions().map_entry or element.file.package != "recsvc.v1":
+            return None
+        return lambda messages: least <= len(messages) <= most and _are_plainly_valid(list(messages), element)
+    each = _check_of_scalar(field, of_repeated.items)
+    return None if each is None else lambda values: least <= len(values) <= most and all(map(each, values))
+
+
+def _are_plainly_valid(messages: Sequence[Message], descriptor: Descriptor) -> bool:
+    plan = _plan_of(descriptor)
+    return plan is not None and (not messages or all(column(messages) for column in plan.columns))
 
 
 def _check_of_scalar(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _Check | None:
@@ -100,8 +154,8 @@ def _check_of_scalar(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> 
     names = _names(of_kind)
     if kind == "string" and names <= {"min_len", "max_len", "pattern"}:
         return _check_of_string(of_kind)
-    if kind in _INTEGERS and names <= {"gte", "lte"}:
-        least = of_kind.gte if "gte" in names else -sys.maxsize
+    if kind in _INTEGERS and names <= {"gt", "gte", "lte"}:
+        least = of_kind.gte if "gte" in names else of_kind.gt + 1 if "gt" in names else -sys.maxsize
         most = of_kind.lte if "lte" in names else sys.maxsize
         return lambda number: bool(least <= number <= most)
     if kind == "double" and names <= {"gte", "lte", "finite"}:

@@ -96,7 +96,7 @@ class RequestValidator:
 
     def check(self, message: Message) -> dict[int, list[FieldViolation]]:
         """Raise InvalidFields for what is wrong with the message; return what is wrong with single elements."""
-        if is_plainly_valid(message) and next(_structs(message, ""), None) is None:
+        if is_plainly_valid(message):
             return {}
         findings = self.examine(message)
         if findings.violations:
