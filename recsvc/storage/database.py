@@ -307,7 +307,7 @@ class Database:
         setting: Query | None = None,
         version: int | None = None,
     ) -> list[DictRow]:
-        """Run one statement for a tenant in a single round trip: begin, enter, statement and commit go out together.
+        """Run one statement for a tenant in a single round trip, in a transaction of its own.
 
         setting: one more statement before it (SET LOCAL of a planner or index option). version: of the tenant that the
         statement must see, or a later one; else raises ReplicaBehind.
@@ -317,7 +317,9 @@ class Database:
         with self._guarded():
             async with self._leased(timeout_s) as connection:
                 with self._timed(_READ, self._settings.breaker_slow_s), connection.timed(name_of(query) or UNNAMED):
-                    async with connection.pipeline(), connection.transaction():
+                    # What goes out before a Sync is one transaction, which the Sync commits (see "Pipelining" in the
+                    # manual of PostgreSQL). The driver's own transaction would wait for the server four times.
+                    async with connection.pipeline():
                         await connection.execute(
                             _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
                         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -78,6 +80,48 @@ async def test_a_read_that_meets_a_dead_connection_is_answered_by_another(
     assert after["pid"] != before["pid"]
     retried = metrics.registry.get_sample_value("recsvc_retries_total", {"operation": "read", "outcome": "answered"})
     assert retried == 1
+
+
+@pytest.fixture
+async def narrow(database_url: str, settings: Settings) -> AsyncIterator[Database]:
+    """A pool whose users all get the same connection."""
+    single = settings.postgres.model_copy(update={"pool_min_size": 1, "pool_size": 1})
+    async with Database(database_url, single, Metrics()) as opened:
+        yield opened
+
+
+async def test_a_single_statement_takes_one_round_trip(narrow: Database, tenant: TenantKey, tmp_path: Path) -> None:
+    await narrow.run_once(tenant, "SELECT 1 AS one", {})
+    with (tmp_path / "trace").open("w+", encoding="utf-8") as trace:
+        async with narrow.connection() as connection:
+            connection.pgconn.trace(trace.fileno())
+        await narrow.run_once(tenant, "SELECT 1 AS one", {})
+        async with narrow.connection() as connection:
+            connection.pgconn.untrace()
+        trace.seek(0)
+        told = [line.split("\t")[3].strip() for line in trace.read().splitlines()]
+    assert [message for message in told if message in ("Sync", "ReadyForQuery")] == ["Sync", "ReadyForQuery"]
+
+
+async def test_a_single_statement_leaves_nothing_of_its_tenant_to_the_next(narrow: Database, tenant: TenantKey) -> None:
+    entered = b"SELECT current_user <> session_user AS role, current_setting('recsvc.tenant', true) AS tenant"
+    (inside,) = await narrow.run_once(tenant, entered.decode(), {})
+    assert inside == {"role": True, "tenant": str(tenant)}
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await narrow.run_once(tenant, "SELECT 1 / 0 AS nothing", {})
+    async with narrow.connection() as connection:
+        cursor = await connection.execute(entered)
+        assert await cursor.fetchall() == [{"role": False, "tenant": ""}]
+
+
+async def test_a_statement_that_cannot_be_committed_is_not_called_done(narrow: Database, tenant: TenantKey) -> None:
+    async with narrow.connection() as connection:
+        await connection.execute(b"CREATE TEMPORARY TABLE once (x int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        await connection.execute(b"INSERT INTO once VALUES (1)")
+        await connection.execute(b"GRANT ALL ON once TO recsvc_app")
+    with pytest.raises(StorageUnavailable):
+        await narrow.run_once(tenant, "INSERT INTO once VALUES (1) RETURNING x", {})
+    assert await narrow.run_once(tenant, "SELECT 1 AS one", {}) == [{"one": 1}]
 
 
 async def test_a_transaction_that_ends_in_a_deadlock_again_and_again_is_told_to_come_back(database: Database) -> None:
