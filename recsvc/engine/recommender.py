@@ -142,15 +142,18 @@ class Recommender:
         items, a user whose state lags or of whom nothing is known, or a list for whose note there is no room.
         """
         profile = await self._profiles.get_current(tenant_key)
-        questions: dict[Hashable, CandidateQuestion] = {}
+        asked: dict[Hashable, tuple[CandidateQuestion, Mapping[str, float]] | None] = {}
         places, subjects, wanted = [], [], []
         for place, query in enumerate(queries):
-            asked, subject = what_is_asked(query), query.subject()
-            question = questions.get(asked) or questions.setdefault(asked, self.question(query, profile))
-            if subject is not None and is_made_together(query) and not query.item_fields and is_answerable(question):
+            what, subject = what_is_asked(query), query.subject()
+            if subject is not None and what not in asked:
+                question = self.question(query, profile)
+                is_together = is_made_together(query) and not query.item_fields and is_answerable(question)
+                asked[what] = (question, _weights(query, profile)) if is_together else None
+            if subject is not None and (question_and_weights := asked[what]) is not None:
                 places.append(place)
                 subjects.append(subject)
-                wanted.append((query, question, _weights(query, profile)))
+                wanted.append((query, *question_and_weights))
         found: list[Recommendations | None] = [None] * len(queries)
         for place, made in zip(places, await self._finder.find_lists(profile, subjects, wanted), strict=True):
             if made is not None and not _lags(made.subject, profile):

@@ -31,6 +31,8 @@ _TIMEOUT_S = 60.0
 # So few rows at a time that turning them into arrays holds nobody up.
 _VECTOR_ROWS, _ARRAY_ROWS = 500, 50
 _LEAST_WEIGHT = np.float32(1e-20)
+# Keys of one catalogue stand close together, as a rule: to look at a table is ten times as fast as to search in a list.
+_SPARSEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,22 @@ class KeyIndex:
 
     def __init__(self, keys: Sequence[ItemKey]) -> None:
         """keys: each once."""
-        self._order = np.argsort(np.array(keys, dtype=np.int64))
-        self._ascending = np.array(keys, dtype=np.int64)[self._order]
+        given = np.array(keys, dtype=np.int64)
+        self._order = np.argsort(given)
+        self._ascending = given[self._order]
+        self._places: Codes | None = None
+        self._before = int(self._ascending[0]) - 1 if keys else 0
+        span = int(self._ascending[-1]) - self._before if keys else 0
+        if span <= _SPARSEST * len(keys):
+            # One place more at either end, for all keys beyond.
+            self._places = np.full(span + 2, -1)
+            self._places[given - self._before] = np.arange(len(keys))
 
     def positions(self, keys: Sequence[ItemKey] | Codes) -> Codes:
         """The position of each key; -1 for one that is not in the list."""
         wanted = np.asarray(keys, dtype=np.int64)
-        if not len(self._order):
-            return np.full(len(wanted), -1)
+        if self._places is not None:
+            return self._places.take(wanted - self._before, mode="clip")
         places = np.minimum(np.searchsorted(self._ascending, wanted), len(self._order) - 1)
         return np.where(self._ascending[places] == wanted, self._order[places], -1)
 

@@ -4,9 +4,8 @@ become one query: what the request sets wins, then the placement, then the defau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -61,9 +60,8 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
     question.ClearField("user_id")
     question.ClearField("session_id")
     understood = _remembered if question.ByteSize() <= _REMEMBERED_BYTES else _understood
-    query = understood(question.SerializeToString(deterministic=True), profile.settings, profile.attribute_schema)
-    return replace(
-        query,
+    query_of = understood(question.SerializeToString(deterministic=True), profile.settings, profile.attribute_schema)
+    return query_of(
         user_id=UserId(request.user_id) if request.user_id else None,
         session_id=SessionId(request.session_id) if request.session_id else None,
     )
@@ -71,14 +69,15 @@ def recommend_query(request: pb.RecommendRequest, profile: TenantProfile) -> Rec
 
 def _understood(
     question: bytes, settings: TenantSettings, attribute_schema: tuple[AttributeRule, ...]
-) -> RecommendQuery:
-    """What a request asks, for whomever it is, of this tenant."""
+) -> Callable[..., RecommendQuery]:
+    """What a request asks of this tenant, to be told for whom it asks."""
     request = pb.RecommendRequest.FromString(question)
     if request.HasField("experiment"):
         raise NotImplementedYet("experiment")
     options = _options(request, settings)
     schema = _filter_schema(attribute_schema)
-    return RecommendQuery(
+    return partial(
+        RecommendQuery,
         session_item_ids=tuple(
             ItemId(item_id) for item_id in (*request.session_item_ids, *request.context.session_item_ids)
         ),
