@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import rankdata
 
 from recsvc.domain.arrays import Codes, Float64, Interactions, Mask
 from recsvc.domain.evaluation import EMPTY, rank_metrics
@@ -173,6 +172,9 @@ def area_under_curve(scores: Float64, is_wanted: Mask) -> float:
     others = len(scores) - wanted
     if wanted == 0 or others == 0:
         return 0.5
+    # Imported here: scipy.stats takes half a second, for which every other command would wait.
+    from scipy.stats import rankdata
+
     ranks = rankdata(scores)
     return float((ranks[is_wanted].sum() - wanted * (wanted + 1) / 2) / (wanted * others))
 
