@@ -8,10 +8,11 @@ import os
 # Before grpc is imported, as in recsvc.cli.main: its fork handlers trouble the processes that tests start.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+import gc
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,21 @@ _numbers = itertools.count(1)
 # Whoever runs the tests in the background (nohup, a shell's &) ignores these, and what the tests start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Collects no garbage while a failure is described.
+
+    pytest parses the source for that. If the collector ends a task meanwhile whose error nobody has seen, asyncio logs
+    its traceback, which parses too, and Python 3.11 takes the one for the other: "AST constructor recursion depth
+    mismatch" ends the run, and nobody learns what had failed.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def temporary_folder() -> Path:
