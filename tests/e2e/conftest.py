@@ -1,4 +1,4 @@
-"""One trained cinema for the tests that only read."""
+"""One trained cinema for tests that only read, or change nothing that another one looks at."""
 
 from __future__ import annotations
 

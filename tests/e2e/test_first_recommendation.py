@@ -27,7 +27,7 @@ async def cinema(api: Api) -> Api:
 
 @pytest.fixture
 async def trained(cinema: Api) -> Api:
-    """The same with a trained model."""
+    """The same with a trained model, for tests that change something."""
     await train(cinema)
     return cinema
 
@@ -40,8 +40,8 @@ def _genres(response: pb.RecommendResponse) -> list[str]:
     return [item.item_id.split("-")[0] for item in response.items]
 
 
-async def test_a_user_gets_unseen_items_of_their_taste(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u2", count=5)
+async def test_a_user_gets_unseen_items_of_their_taste(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="u2", count=5)
     seen = {f"Horror-{(2 + step * 3) % PER_GENRE}" for step in range(8)}
     assert response.strategy == pb.STRATEGY_AUTO
     assert response.model_id
@@ -64,18 +64,18 @@ async def test_one_thread_computes_a_list(service: Service) -> None:
     assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
 
 
-async def test_a_repeated_request_is_answered_from_the_cache(trained: Api) -> None:
-    first = await _recommend(trained, user_id="u3")
-    again = await _recommend(trained, user_id="u3")
+async def test_a_repeated_request_is_answered_from_the_cache(standing_cinema: Api) -> None:
+    first = await _recommend(standing_cinema, user_id="u3")
+    again = await _recommend(standing_cinema, user_id="u3")
     assert again.generate_time == first.generate_time
     assert again.recommendation_id != first.recommendation_id
 
 
-async def test_max_staleness_zero_computes_anew(trained: Api) -> None:
-    first = await _recommend(trained, user_id="u3")
+async def test_max_staleness_zero_computes_anew(standing_cinema: Api) -> None:
+    first = await _recommend(standing_cinema, user_id="u3")
     request = pb.RecommendRequest(user_id="u3")
     request.max_staleness.seconds = 0
-    again = await trained.recommendations.Recommend(request)
+    again = await standing_cinema.recommendations.Recommend(request)
     assert again.generate_time.ToNanoseconds() > first.generate_time.ToNanoseconds()
 
 
@@ -102,20 +102,20 @@ async def test_an_unavailable_or_expired_item_is_never_recommended(trained: Api)
         assert not {unavailable, expired} & {item.item_id for item in after.items}
 
 
-async def test_seen_items_come_again_only_when_asked(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u0", count=60, include_seen=True)
+async def test_seen_items_come_again_only_when_asked(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="u0", count=60, include_seen=True)
     assert "Drama-0" in {item.item_id for item in response.items}
 
 
-async def test_a_new_user_gets_trending_items(trained: Api) -> None:
-    response = await _recommend(trained, user_id="never-seen", count=5)
+async def test_a_new_user_gets_trending_items(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="never-seen", count=5)
     assert response.strategy == pb.STRATEGY_TRENDING
     assert response.degradation.level == pb.Degradation.LEVEL_NONE
     assert len(response.items) == 5
 
 
-async def test_a_session_gets_neighbours_of_its_items(trained: Api) -> None:
-    response = await _recommend(trained, session_item_ids=["Western-1", "Western-4"], count=5)
+async def test_a_session_gets_neighbours_of_its_items(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, session_item_ids=["Western-1", "Western-4"], count=5)
     assert set(_genres(response)) == {"Western"}
     assert not {"Western-1", "Western-4"} & {item.item_id for item in response.items}
 
@@ -135,70 +135,74 @@ async def test_without_a_model_the_answer_is_a_fallback_and_says_so(cinema: Api)
     assert len(response.items) == 5
 
 
-async def test_the_filter_bounds_the_list(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u2", count=5, filter='categories:"Drama"')
+async def test_the_filter_bounds_the_list(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="u2", count=5, filter='categories:"Drama"')
     assert set(_genres(response)) == {"Drama"}
 
 
-async def test_a_wrong_filter_tells_the_column(trained: Api) -> None:
-    failed = await failure(_recommend(trained, user_id="u2", filter="colour = 3"))
+async def test_a_wrong_filter_tells_the_column(standing_cinema: Api) -> None:
+    failed = await failure(_recommend(standing_cinema, user_id="u2", filter="colour = 3"))
     assert (failed.code, failed.reason) == ("INVALID_ARGUMENT", "INVALID_FILTER")
     assert failed.metadata["column"] == "1"
     assert "filter" in failed.fields
 
 
-async def test_the_item_mask_brings_the_fields_that_it_names(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u2", count=2, item_mask={"paths": ["title", "categories"]})
+async def test_the_item_mask_brings_the_fields_that_it_names(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="u2", count=2, item_mask={"paths": ["title", "categories"]})
     item = response.items[0].item
     assert item.title.startswith("Horror No.")
     assert list(item.categories) == ["Horror"]
     assert item.item_type == ""
 
 
-async def test_a_boost_raises_what_it_matches(trained: Api) -> None:
-    assert set(_genres(await _recommend(trained, user_id="u2", count=5))) == {"Horror"}
+async def test_a_boost_raises_what_it_matches(standing_cinema: Api) -> None:
+    assert set(_genres(await _recommend(standing_cinema, user_id="u2", count=5))) == {"Horror"}
     response = await _recommend(
-        trained, user_id="u2", count=5, boosts=[{"filter": 'categories:"Comedy"', "factor": 1000.0}], explain=True
+        standing_cinema,
+        user_id="u2",
+        count=5,
+        boosts=[{"filter": 'categories:"Comedy"', "factor": 1000.0}],
+        explain=True,
     )
     assert "Comedy" in _genres(response)
 
 
-async def test_reasons_add_up_to_the_score(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u2", count=PER_GENRE - 8, explain=True)
+async def test_reasons_add_up_to_the_score(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="u2", count=PER_GENRE - 8, explain=True)
     for item in response.items:
         parts = [getattr(reason, reason.WhichOneof("kind")).contribution for reason in item.reasons]
         assert sum(parts) == pytest.approx(item.score, abs=1e-6)
         assert item.reasons[0].similar_to_interacted.item_id.startswith("Horror")
 
 
-async def test_max_per_category_is_kept(trained: Api) -> None:
+async def test_max_per_category_is_kept(standing_cinema: Api) -> None:
     response = await _recommend(
-        trained, user_id="u2", count=8, diversity={"max_per_category": 2}, strategy=pb.STRATEGY_AUTO
+        standing_cinema, user_id="u2", count=8, diversity={"max_per_category": 2}, strategy=pb.STRATEGY_AUTO
     )
     counts = {genre: _genres(response).count(genre) for genre in set(_genres(response))}
     assert max(counts.values()) <= 2
 
 
-async def test_excluded_items_stay_out(trained: Api) -> None:
-    first = (await _recommend(trained, user_id="u2")).items[0].item_id
-    response = await _recommend(trained, user_id="u2", exclude_item_ids=[first])
+async def test_excluded_items_stay_out(standing_cinema: Api) -> None:
+    first = (await _recommend(standing_cinema, user_id="u2")).items[0].item_id
+    response = await _recommend(standing_cinema, user_id="u2", exclude_item_ids=[first])
     assert first not in {item.item_id for item in response.items}
 
 
-async def test_recently_viewed_is_newest_first(trained: Api) -> None:
-    response = await _recommend(trained, user_id="u2", strategy=pb.STRATEGY_RECENTLY_VIEWED, count=3)
+async def test_recently_viewed_is_newest_first(standing_cinema: Api) -> None:
+    response = await _recommend(standing_cinema, user_id="u2", strategy=pb.STRATEGY_RECENTLY_VIEWED, count=3)
     assert [item.item_id for item in response.items] == [f"Horror-{(2 + step * 3) % PER_GENRE}" for step in range(3)]
 
 
-async def test_similar_items_share_users(trained: Api) -> None:
-    response = await trained.recommendations.SimilarItems(pb.SimilarItemsRequest(item_id="Drama-3", count=5))
+async def test_similar_items_share_users(standing_cinema: Api) -> None:
+    response = await standing_cinema.recommendations.SimilarItems(pb.SimilarItemsRequest(item_id="Drama-3", count=5))
     assert response.by == pb.SIMILARITY_BASIS_BEHAVIOR
     assert {item.item_id.split("-")[0] for item in response.items} == {"Drama"}
 
 
-async def test_similar_items_by_content_share_categories(trained: Api) -> None:
+async def test_similar_items_by_content_share_categories(standing_cinema: Api) -> None:
     request = pb.SimilarItemsRequest(item_id="Drama-3", count=5, by=pb.SIMILARITY_BASIS_CONTENT)
-    response = await trained.recommendations.SimilarItems(request)
+    response = await standing_cinema.recommendations.SimilarItems(request)
     assert len(response.items) == 5
     assert {item.item_id.split("-")[0] for item in response.items} == {"Drama"}
 
@@ -211,8 +215,8 @@ async def test_items_of_the_same_baskets_are_bought_together(trained: Api) -> No
     assert response.items[0].item_id == "Comedy-1"
 
 
-async def test_similar_items_of_an_unknown_item_is_not_found(trained: Api) -> None:
-    failed = await failure(trained.recommendations.SimilarItems(pb.SimilarItemsRequest(item_id="nope")))
+async def test_similar_items_of_an_unknown_item_is_not_found(standing_cinema: Api) -> None:
+    failed = await failure(standing_cinema.recommendations.SimilarItems(pb.SimilarItemsRequest(item_id="nope")))
     assert (failed.code, failed.reason) == ("NOT_FOUND", "ITEM_NOT_FOUND")
 
 
@@ -233,15 +237,15 @@ async def test_trending_items_favour_what_is_recent(cinema: Api) -> None:
     assert ranked.index("Drama-10") < ranked.index("Drama-9")
 
 
-async def test_rank_items_orders_the_callers_candidates(trained: Api) -> None:
+async def test_rank_items_orders_the_callers_candidates(standing_cinema: Api) -> None:
     request = pb.RankItemsRequest(user_id="u2", item_ids=["Drama-1", "Horror-1", "nope", "Comedy-1"])
-    response = await trained.recommendations.RankItems(request)
+    response = await standing_cinema.recommendations.RankItems(request)
     assert response.items[0].item_id == "Horror-1"
     assert {item.item_id for item in response.items} == {"Drama-1", "Horror-1", "Comedy-1"}
     assert list(response.unknown_item_ids) == ["nope"]
 
 
-async def test_one_bad_request_of_a_batch_fails_alone(trained: Api) -> None:
+async def test_one_bad_request_of_a_batch_fails_alone(standing_cinema: Api) -> None:
     request = pb.BatchRecommendRequest(
         requests=[
             pb.RecommendRequest(user_id="u1", count=3),
@@ -250,7 +254,7 @@ async def test_one_bad_request_of_a_batch_fails_alone(trained: Api) -> None:
             pb.RecommendRequest(user_id="u2", count=4),
         ]
     )
-    response = await trained.recommendations.BatchRecommend(request)
+    response = await standing_cinema.recommendations.BatchRecommend(request)
     assert [result.status.code for result in response.results] == [0, 3, 3, 0]
     assert [len(result.response.items) for result in response.results] == [3, 0, 0, 4]
 
@@ -287,9 +291,9 @@ async def test_models_roll_forward_and_back(trained: Api) -> None:
     await trained.admin.DeleteModel(admin_pb.DeleteModelRequest(model_id=second.model_id))
 
 
-async def test_methods_of_later_versions_say_so(trained: Api) -> None:
+async def test_methods_of_later_versions_say_so(standing_cinema: Api) -> None:
     request = pb.RecommendRequest(user_id="u1", experiment={"experiment_id": "e", "variant": "a"})
-    failed = await failure(trained.recommendations.Recommend(request))
+    failed = await failure(standing_cinema.recommendations.Recommend(request))
     assert (failed.code, failed.reason) == ("UNIMPLEMENTED", "NOT_IMPLEMENTED")
 
 

@@ -84,24 +84,26 @@ async def test_the_last_event_counts(trained: Api) -> None:
     assert {int(user_id[1:]) % 4 for user_id in await _alike(trained, "newcomer", count=5)} == {0}
 
 
-async def test_sessions_are_nobody(trained: Api) -> None:
-    await _record(trained, ingestion_pb.Event(event_type="view", session_id="s1", item_id="Drama-1"))
-    await trained.recommendations.Recommend(pb.RecommendRequest(session_id="s1"))
-    assert "s1" not in await _alike(trained, "u0", count=500)
-    failed = await failure(_alike(trained, "s1"))
+async def test_sessions_are_nobody(standing_cinema: Api) -> None:
+    await _everybody_counts(standing_cinema)
+    await _record(standing_cinema, ingestion_pb.Event(event_type="view", session_id="s1", item_id="Drama-1"))
+    await standing_cinema.recommendations.Recommend(pb.RecommendRequest(session_id="s1"))
+    assert "s1" not in await _alike(standing_cinema, "u0", count=500)
+    failed = await failure(_alike(standing_cinema, "s1"))
     assert (failed.code, failed.reason) == ("NOT_FOUND", "USER_NOT_FOUND")
 
 
-async def test_the_filter_is_over_users(trained: Api) -> None:
+async def test_the_filter_is_over_users(standing_cinema: Api) -> None:
+    await _everybody_counts(standing_cinema)
     for user_id, city in (("u4", "Graz"), ("u8", "Linz"), ("u5", "Graz")):
-        await trained.users.UpdateUser(
+        await standing_cinema.users.UpdateUser(
             user_pb.UpdateUserRequest(
                 user={"user_id": user_id, "attributes": {"city": city}, "labels": ["member"]}, allow_missing=True
             )
         )
-    assert set(await _alike(trained, "u0", filter='attributes.city = "Graz"')) == {"u4", "u5"}
-    assert (await _alike(trained, "u0", filter='labels:"member" AND NOT attributes.city = "Graz"')) == ["u8"]
-    failed = await failure(_alike(trained, "u0", filter='categories:"Drama"'))
+    assert set(await _alike(standing_cinema, "u0", filter='attributes.city = "Graz"')) == {"u4", "u5"}
+    assert (await _alike(standing_cinema, "u0", filter='labels:"member" AND NOT attributes.city = "Graz"')) == ["u8"]
+    failed = await failure(_alike(standing_cinema, "u0", filter='categories:"Drama"'))
     assert (failed.code, failed.reason) == ("INVALID_ARGUMENT", "INVALID_FILTER")
 
 
@@ -110,12 +112,13 @@ async def test_an_unknown_user_is_not_found(standing_cinema: Api) -> None:
     assert (failed.code, failed.reason) == ("NOT_FOUND", "USER_NOT_FOUND")
 
 
-async def test_a_user_of_whom_nothing_is_known_has_nobody_alike(trained: Api) -> None:
-    await trained.users.UpdateUser(user_pb.UpdateUserRequest(user={"user_id": "silent"}, allow_missing=True))
-    response = await trained.recommendations.SimilarUsers(pb.SimilarUsersRequest(user_id="silent"))
+async def test_a_user_of_whom_nothing_is_known_has_nobody_alike(standing_cinema: Api) -> None:
+    await _everybody_counts(standing_cinema)
+    await standing_cinema.users.UpdateUser(user_pb.UpdateUserRequest(user={"user_id": "silent"}, allow_missing=True))
+    response = await standing_cinema.recommendations.SimilarUsers(pb.SimilarUsersRequest(user_id="silent"))
     assert not response.users
     assert response.model_id
-    assert "silent" not in await _alike(trained, "u0", count=500)
+    assert "silent" not in await _alike(standing_cinema, "u0", count=500)
 
 
 async def test_without_a_model_the_precondition_fails(api: Api) -> None:

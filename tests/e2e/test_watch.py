@@ -25,6 +25,7 @@ _QUIET_S = 0.6
 
 @pytest.fixture
 async def cinema(api: Api) -> Api:
+    """A trained cinema of the test's own."""
     await open_cinema(api)
     await train(api)
     return api
@@ -84,10 +85,12 @@ async def record(api: Api, user_id: str, *item_ids: str) -> None:
     assert not any(result.status.code for result in answer.results)
 
 
-async def test_the_first_list_is_that_of_recommend(cinema: Api) -> None:
-    async with watching(cinema, user_id="u1") as call:
+async def test_the_first_list_is_that_of_recommend(standing_cinema: Api) -> None:
+    async with watching(standing_cinema, user_id="u1") as call:
         update = await the_next(call)
-        assert [item.item_id for item in update.recommendation.items] == await recommended(cinema, user_id="u1")
+        assert [item.item_id for item in update.recommendation.items] == await recommended(
+            standing_cinema, user_id="u1"
+        )
         assert update.recommendation.recommendation_id
         assert update.resume_token
         assert await is_quiet(call)
@@ -102,18 +105,18 @@ async def test_an_event_brings_the_changed_list(cinema: Api) -> None:
         assert (await lists_until(call, wanted))[-1] == wanted
 
 
-async def test_what_others_do_brings_nothing(cinema: Api) -> None:
-    async with watching(cinema, user_id="u1") as call:
+async def test_what_others_do_brings_nothing(standing_cinema: Api) -> None:
+    async with watching(standing_cinema, user_id="u1") as call:
         await next_list(call)
-        await record(cinema, "u2", "Drama-1", "Drama-2")
+        await record(standing_cinema, "u2", "Drama-1", "Drama-2")
         assert await is_quiet(call)
 
 
-async def test_what_changes_no_list_brings_nothing(cinema: Api) -> None:
-    async with watching(cinema, user_id="u1") as call:
+async def test_what_changes_no_list_brings_nothing(standing_cinema: Api) -> None:
+    async with watching(standing_cinema, user_id="u1") as call:
         await next_list(call)
         event = an_event("u1", "Western-3", "impression")
-        await cinema.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=event))
+        await standing_cinema.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=event))
         assert await is_quiet(call)
 
 
@@ -124,12 +127,12 @@ async def test_a_change_of_the_catalogue_brings_the_changed_list(cinema: Api) ->
         assert first[2] not in await next_list(call)
 
 
-async def test_somebody_new_is_watched_from_the_first_event_on(cinema: Api) -> None:
-    async with watching(cinema, session_id="new") as call:
+async def test_somebody_new_is_watched_from_the_first_event_on(standing_cinema: Api) -> None:
+    async with watching(standing_cinema, session_id="new") as call:
         await next_list(call)
         event = ingestion_pb.Event(event_id="1", event_type="view", session_id="new", item_id="Horror-3")
-        await cinema.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=event))
-        wanted = await recommended(cinema, session_id="new")
+        await standing_cinema.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=event))
+        wanted = await recommended(standing_cinema, session_id="new")
         assert (await lists_until(call, wanted))[-1] == wanted
 
 
@@ -155,17 +158,17 @@ async def test_a_watch_resumes_with_what_has_changed_since(cinema: Api) -> None:
 
 
 @pytest.mark.parametrize("token", ["forged", "of another request"])
-async def test_a_token_of_something_else_is_refused(cinema: Api, token: str) -> None:
+async def test_a_token_of_something_else_is_refused(standing_cinema: Api, token: str) -> None:
     if token != "forged":
-        async with watching(cinema, user_id="u1") as call:
+        async with watching(standing_cinema, user_id="u1") as call:
             token = (await the_next(call)).resume_token
-    async with watching(cinema, token, user_id="u2") as call:
+    async with watching(standing_cinema, token, user_id="u2") as call:
         failed = await stream_failure(call)
     assert (failed.code, set(failed.fields)) == ("INVALID_ARGUMENT", {"resume_token"})
 
 
-async def test_a_wrong_request_is_refused(cinema: Api) -> None:
-    async with watching(cinema, user_id="u1", filter="colour =") as call:
+async def test_a_wrong_request_is_refused(standing_cinema: Api) -> None:
+    async with watching(standing_cinema, user_id="u1", filter="colour =") as call:
         assert (await failure(call.read())).reason == "INVALID_FILTER"
 
 
