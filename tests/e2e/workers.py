@@ -23,6 +23,7 @@ from tests.conftest import temporary_folder
 from tests.processes import family
 
 _START_S = 60.0
+_ENDED_S = 120.0
 _CONNECT_S = 30.0
 _LOCAL = (("grpc.use_local_subchannel_pool", 1),)
 
@@ -63,7 +64,7 @@ class Workers:
 
     async def ended(self) -> int:
         """Wait for the end of the parent; its exit code."""
-        return await asyncio.to_thread(self.process.wait, 60)
+        return await asyncio.to_thread(self.process.wait, _ENDED_S)
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples that have these labels, as /metrics of the parent gives them."""
