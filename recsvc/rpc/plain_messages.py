@@ -1,8 +1,8 @@
 """Tells of the messages that most callers send that they break no rule, without asking protovalidate.
 
 The rules stay those of the protos, read once per message type. What is said here is "valid" or nothing: a field with a
-rule that is not known here, text that is not plain ASCII, and whatever is wrong are left to protovalidate, which alone
-says what is wrong. To ask it costs a unary call more than authentication does (`bench/interceptors.py`).
+rule that is not known here, text that is not plain ASCII, and whatever is wrong are left to `validation.py`, which says
+what is wrong. To ask protovalidate costs a unary call more than authentication does (`bench/interceptors.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
+from recsvc.rpc.struct_limits import struct_violations
 
 _Check = Callable[[Any], bool]
 _NO_CONTROL_CHARACTERS = r"^\P{Cc}*$"
@@ -36,7 +37,7 @@ class _Plan(NamedTuple):
 
 
 def is_plainly_valid(message: Message) -> bool:
-    """Whether it surely breaks no rule of protovalidate and has no Struct of limited size; False says nothing."""
+    """Whether it is sure that a message breaks no rule and no limit of a Struct; False says nothing."""
     plan = _plan_of(message.DESCRIPTOR)
     if plan is None:
         return False
@@ -119,9 +120,11 @@ def _check_of_field(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _
     if field.is_repeated:
         return _check_of_repeated(field, rules) if kind in (None, "repeated") else None
     if field.message_type is not None:
-        # Limits of a Struct are no rules of protovalidate.
-        if kind is not None or field.GetOptions().HasExtension(options_pb2.struct_limits):
+        if kind is not None:
             return None
+        if field.GetOptions().HasExtension(options_pb2.struct_limits):
+            limits = field.GetOptions().Extensions[options_pb2.struct_limits]
+            return lambda struct: not struct_violations(struct, limits, "")
         # Messages of others have no rules of their own.
         return is_plainly_valid if field.message_type.file.package == "recsvc.v1" else _anything
     return _check_of_scalar(field, rules)

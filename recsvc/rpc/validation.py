@@ -6,7 +6,6 @@ checked where it is known.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,15 +15,15 @@ from typing import Any, NamedTuple
 import protovalidate
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
 from recsvc.domain.errors import FieldViolation, InvalidFields
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
 from recsvc.rpc.methods import per_element_field
 from recsvc.rpc.plain_messages import is_plainly_valid
+from recsvc.rpc.struct_limits import MAX_VIOLATIONS, struct_violations
 
-_MAX_VIOLATIONS = 20
 # After so many each further element of a batch is told of one violation only.
 _MAX_TOLD_OF_ELEMENTS = 1000
 
@@ -53,12 +52,12 @@ class RequestValidator:
         element_field = per_element_field(message.DESCRIPTOR)
         if self._rules.collect_violations(message, fail_fast=True):
             # Fields with too many elements first: what is in those is not looked at.
-            findings.violations.extend(islice(_oversized(message, "", element_field), _MAX_VIOLATIONS))
+            findings.violations.extend(islice(_oversized(message, "", element_field), MAX_VIOLATIONS))
             if findings.violations:
                 return findings
             self._find(message, element_field, findings)
         for path, struct, limits in _structs(message, ""):
-            for at, description in _struct_violations(struct, limits, path):
+            for at, description in struct_violations(struct, limits, path):
                 self._sort_in(findings, element_field, at, description)
         return findings
 
@@ -71,7 +70,7 @@ class RequestValidator:
         told = 0
         for index, element in enumerate(elements):
             at = f"{element_field}[{index}]."
-            found = [(each.field, each.description) for each in islice(_oversized(element, at, None), _MAX_VIOLATIONS)]
+            found = [(each.field, each.description) for each in islice(_oversized(element, at, None), MAX_VIOLATIONS)]
             found = found or self._violations(element, at, fail_fast=told >= _MAX_TOLD_OF_ELEMENTS)
             told += len(found)
             for path, description in found:
@@ -100,7 +99,7 @@ class RequestValidator:
             return {}
         findings = self.examine(message)
         if findings.violations:
-            raise InvalidFields(findings.violations[:_MAX_VIOLATIONS])
+            raise InvalidFields(findings.violations[:MAX_VIOLATIONS])
         return findings.by_element
 
     @staticmethod
@@ -206,53 +205,3 @@ def _structs(message: Message, prefix: str) -> Iterator[tuple[str, Struct, optio
                 yield prefix + name, child, limits
             else:
                 yield from _structs(child, f"{prefix}{name}.")
-
-
-def _struct_violations(struct: Struct, limits: options_pb2.StructLimits, path: str) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    if struct.ByteSize() > limits.max_bytes:
-        # Not looked into any further: that is what the bound is for.
-        return [(path, f"must encode to at most {limits.max_bytes} bytes")]
-    keys = 0
-
-    def walk_struct(node: Struct, at: str, depth: int) -> None:
-        nonlocal keys
-        if depth > limits.max_depth:
-            found.append((at, f"must nest at most {limits.max_depth} levels"))
-            return
-        for key, value in node.fields.items():
-            keys += 1
-            if keys > limits.max_keys:
-                return
-            if not key or "\x00" in key:
-                found.append((at, "keys must not be empty or contain the character NUL"))
-            walk_value(value, f"{at}.{key}", depth)
-
-    def walk_value(value: Value, at: str, depth: int) -> None:
-        if len(found) >= _MAX_VIOLATIONS:
-            return
-        match value.WhichOneof("kind"):
-            case "number_value" if not math.isfinite(value.number_value):
-                found.append((at, "must be finite"))
-            case "string_value" if "\x00" in value.string_value:
-                found.append((at, "must not contain the character NUL"))
-            case "struct_value":
-                walk_struct(value.struct_value, at, depth + 1)
-            case "list_value":
-                walk_list(value.list_value, at, depth)
-            case None:
-                found.append((at, "must have a value"))
-
-    def walk_list(node: ListValue, at: str, depth: int) -> None:
-        for index, value in enumerate(node.values):
-            # A list of lists is a level as an object is one.
-            nested = value.WhichOneof("kind") == "list_value"
-            if nested and depth + 1 > limits.max_depth:
-                found.append((at, f"must nest at most {limits.max_depth} levels"))
-                return
-            walk_value(value, f"{at}[{index}]", depth + 1 if nested else depth)
-
-    walk_struct(struct, path, 1)
-    if keys > limits.max_keys:
-        found.append((path, f"must have at most {limits.max_keys} keys"))
-    return found

@@ -8,10 +8,11 @@ from typing import Any
 import protovalidate
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsvc.gen.v1 import ingestion_service_pb2, recommendation_service_pb2, user_service_pb2
+from recsvc.rpc.convert.values import struct
 from recsvc.rpc.plain_messages import is_plainly_valid
 from tests.security.fuzzing import Fuzzer
 from tests.security.scenarios import METHODS, requests_of
@@ -22,8 +23,14 @@ _Event = ingestion_service_pb2.Event
 _RecommendRequest = recommendation_service_pb2.RecommendRequest
 
 
+def _with_properties(properties: dict[str, object]) -> Message:
+    event = _Event(event_type="view", user_id="u", item_id="i", properties=struct(properties))
+    return ingestion_service_pb2.RecordEventRequest(event=event)
+
+
 @pytest.mark.parametrize("path", METHODS)
 @given(seed=st.integers(0, 2**32))
+@settings(deadline=None)
 def test_what_is_plainly_valid_breaks_no_rule(path: str, seed: int) -> None:
     fuzzer = Fuzzer(random.Random(seed))
     requests = requests_of(path, Names.of_nobody())
@@ -42,6 +49,7 @@ def test_what_is_plainly_valid_breaks_no_rule(path: str, seed: int) -> None:
         _RecommendRequest(session_id="s", session_item_ids=["a", "b"], novelty=-1.0, filter='category = "x"'),
         ingestion_service_pb2.RecordEventRequest(event=_Event(event_type="view", user_id="u", item_id="i")),
         user_service_pb2.GetUserRequest(user_id="u"),
+        _with_properties({"page": "home", "position": 3, "tags": ["a", "b"]}),
     ],
 )
 def test_what_most_callers_send_is_plainly_valid(message: Message) -> None:
@@ -69,6 +77,21 @@ def test_what_most_callers_send_is_plainly_valid(message: Message) -> None:
 def test_what_breaks_a_rule_is_not_plainly_valid(message: Message) -> None:
     assert _RULES.collect_violations(message)
     assert not is_plainly_valid(message)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"": 1},
+        {"a": "b\x00"},
+        {"a": float("nan")},
+        {"a": {"b": {"c": {"d": 1}}}},
+        {f"k{number}": 1 for number in range(65)},
+        {"a": "b" * 16_384},
+    ],
+)
+def test_a_struct_beyond_its_limits_is_not_plainly_valid(properties: dict[str, object]) -> None:
+    assert not is_plainly_valid(_with_properties(properties))
 
 
 def _unknown_enum() -> Any:
