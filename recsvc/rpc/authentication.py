@@ -1,6 +1,6 @@
 """Decides whether an API key is what it claims to be, and remembers for a while what it found.
 
-The hash is computed once per key and process. After that a keyed digest of the secret is compared, and the stored key
+The hash is computed once per key and process. After that a keyed digest of the key is compared, and the stored key
 is looked at again when it was announced as changed, when it was last looked at too long ago, and about every second
 while nothing is heard of changes. Only successes are remembered: what is wrong is looked up and hashed each time.
 """
@@ -8,6 +8,7 @@ while nothing is heard of changes. Only successes are remembered: what is wrong 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import math
 import secrets
@@ -21,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from recsvc.domain.errors import CredentialsInvalid, DeadlinePassed, Overloaded, StorageUnavailable
 from recsvc.domain.tenancy import Principal
 from recsvc.resilience.in_time import in_time
-from recsvc.rpc.key_hasher import HASHES_PER_KEY, KeyHasher, parsed
+from recsvc.rpc.key_hasher import HASHES_PER_KEY, KEY_LENGTH, KeyHasher, key_id_in, parsed
 from recsvc.settings import AuthSettings
 from recsvc.storage.api_keys import ApiKeyRepository, StoredKey
 from recsvc.telemetry.metrics import Metrics
@@ -82,7 +83,8 @@ class Authenticator:
         self._is_heard = is_heard
         self._is_slow = is_slow
         self._settings = settings
-        self._keyed_hash = hmac.new(secrets.token_bytes(32), digestmod="sha256")
+        # A MAC as it is (RFC 7693), and a third of what HMAC-SHA256 costs a call.
+        self._keyed_hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
         # Of one key several: while a rotation overlaps both of its secrets are in use.
         self._trusted: OrderedDict[str, list[_Trusted]] = OrderedDict()
         self._under_way: dict[tuple[str, bytes], asyncio.Task[Principal]] = {}
@@ -94,8 +96,7 @@ class Authenticator:
 
     def at_hand(self, text: str) -> Principal | None:
         """Who holds this key, if that was found out lately; None when it must be waited for, or the key is wrong."""
-        parts = parsed(text)
-        trusted = self._known(parts[0], self._digest_of(parts[1])) if parts is not None else None
+        trusted = self._known(key_id_in(text), self._digest_of(text)) if len(text) == KEY_LENGTH else None
         is_hit = trusted is not None and self._is_fresh(trusted)
         self._look_ups.count(is_hit)
         return trusted.principal if trusted is not None and is_hit else None
@@ -106,7 +107,7 @@ class Authenticator:
         if parts is None:
             raise CredentialsInvalid
         key_id, secret = parts
-        digest = self._digest_of(secret)
+        digest = self._digest_of(text)
         trusted = self._known(key_id, digest)
         if trusted is None:
             return await self._shared((key_id, digest), lambda: self._verified(key_id, secret, digest))
@@ -136,10 +137,9 @@ class Authenticator:
             for trusted in of_key:
                 trusted.until = 0.0
 
-    def _digest_of(self, secret: str) -> bytes:
-        # hmac.digest would look the algorithm up anew each time.
+    def _digest_of(self, text: str) -> bytes:
         keyed = self._keyed_hash.copy()
-        keyed.update(secret.encode())
+        keyed.update(text.encode())
         return keyed.digest()
 
     def _is_fresh(self, trusted: _Trusted) -> bool:

@@ -24,6 +24,9 @@ from recsvc.settings import AuthSettings
 HASHES_PER_KEY = 2
 """A key has at most so many secrets at once: the present one, and while a rotation overlaps the one before."""
 
+KEY_LENGTH = 59
+"""Of a key's text."""
+
 _KEY = re.compile(r"rk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NICENESS = 10
@@ -46,6 +49,11 @@ def parsed(text: str) -> tuple[str, str] | None:
     """Id and secret of a key as `KeyHasher.make` writes it; None for whatever else."""
     match = _KEY.fullmatch(text)
     return (match[1], match[2]) if match else None
+
+
+def key_id_in(text: str) -> str:
+    """Id of a key, provided that the text is one."""
+    return text[3:15]
 
 
 class KeyHasher:

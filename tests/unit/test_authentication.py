@@ -130,6 +130,26 @@ async def test_a_key_is_hashed_once_and_then_neither_hashed_nor_looked_at(door: 
     assert (door.hasher.verified, door.keys.looked_at) == (1, 1)
 
 
+@pytest.mark.parametrize("prefix", ["RK_", "xyz", "rk-"])
+async def test_what_is_a_trusted_key_but_for_its_first_letters_is_not_let_in(door: Door, prefix: str) -> None:
+    fresh = await door.hasher.make()
+    door.keys.add(fresh)
+    assert await door.enters(fresh.text)
+    altered = prefix + fresh.text.removeprefix("rk_")
+    assert door.authenticator.at_hand(altered) is None
+    assert not await door.enters(altered)
+
+
+async def test_a_trusted_key_is_at_hand(door: Door) -> None:
+    fresh = await door.hasher.make()
+    door.keys.add(fresh)
+    assert door.authenticator.at_hand(fresh.text) is None
+    assert await door.enters(fresh.text)
+    principal = door.authenticator.at_hand(fresh.text)
+    assert principal is not None
+    assert principal.key_id == fresh.key_id
+
+
 async def test_first_calls_at_once_share_one_verification(door: Door) -> None:
     fresh = await door.hasher.make()
     door.keys.add(fresh)

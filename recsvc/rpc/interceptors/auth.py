@@ -103,7 +103,7 @@ def names_in(peer: Mapping[str, Iterable[bytes]]) -> list[str]:
 
 def _key_of(metadata: Mapping[str, str]) -> str | None:
     authorization = metadata.get("authorization", "")
-    if authorization.lower().startswith(_BEARER):
+    if authorization[: len(_BEARER)].lower() == _BEARER:
         return authorization[len(_BEARER) :].strip()
     if key := metadata.get("x-api-key"):
         return key.strip()
