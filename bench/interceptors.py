@@ -206,7 +206,7 @@ async def _serve(redis_url: str) -> None:
         return Limits(TenantLimitSource(_Profiles(), settings), Permits(redis))  # type: ignore[arg-type]
 
     logged = (AccessLog(AccessLogSettings()),)
-    observed = (*logged, Observation(Metrics()))
+    observed = (*logged, Observation(Metrics(), are_traced=False))
     scopes = required_scopes(FILES)
     known = (*observed, Auditing(audit_log, scopes), Authentication(authenticator, tenants, scopes, {}))
     unlimited = (*known, limits(LimitSettings()))

@@ -456,7 +456,7 @@ async def _build_server(
     consistency = ConsistencyTokens(await storage.tenants.service_secret("consistency_tokens"))
     stages: list[Stage] = [
         access_log,
-        Observation(storage.metrics),
+        Observation(storage.metrics, are_traced=traces is not None),
         Auditing(storage.audit_log, scopes),
         authentication,
         limiting,

@@ -51,8 +51,9 @@ class Call:
     wants_token: Context | None = None
     element_violations: dict[int, list[FieldViolation]] = field(default_factory=dict)
     code: str = "OK"
-    # For the access log, which alone looks at them.
+    # Kept, since of a stream whose caller has gone gRPC's context must not be asked for anything.
     deadline_s: float | None = None
+    # For the access log, which alone looks at them.
     request_bytes: int = 0
     response: Message | None = field(default=None, repr=False)
     responses: int = 0

@@ -105,11 +105,12 @@ class Pipeline(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in 
         async def answer(received: Received, context: Context) -> Any:
             call = calls.current()
             call.request, call.request_bytes = received.message, received.size_bytes
-            call.cost = policy.elements(received.message) if received.message is not None else 1
+            if policy.element_field is not None and received.message is not None:
+                call.cost = policy.elements(received.message)
             async with _Passage(stages, call, context):
                 request = received.checked()
                 call.element_violations = self._validator.check(request)
-                if context.time_remaining() is None:
+                if call.deadline_s is None:
                     async with asyncio.timeout(self._settings.default_deadline_s):
                         call.response = await behavior(request, context)
                 else:
@@ -163,6 +164,7 @@ class _Passage:
         self._unread = unread
 
     async def __aenter__(self) -> None:
+        self._call.deadline_s = self._context.time_remaining()
         try:
             for stage in self._stages:
                 waiting = stage.enter(self._call, self._context)

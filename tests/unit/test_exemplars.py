@@ -47,7 +47,7 @@ def _span(flags: int) -> Iterator[None]:
 
 def _call(metrics: Metrics) -> None:
     call = Call("/recsvc.v1.Any/Method", None, "", {}, 0.0)  # type: ignore[arg-type]
-    observation = Observation(metrics)
+    observation = Observation(metrics, are_traced=True)
     observation.enter(call, None)  # type: ignore[arg-type]
     observation.leave(call, None)
 

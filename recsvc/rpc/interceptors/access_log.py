@@ -40,8 +40,7 @@ class AccessLog:
         return True
 
     def enter(self, call: Call, context: Context) -> None:
-        """Keep the deadline: of a stream whose caller has gone, gRPC's context must not be asked for anything."""
-        call.deadline_s = context.time_remaining()
+        """Nothing is told of what begins."""
 
     def leave(self, call: Call, error: DomainError | None) -> None:
         """Tell of the call, if it is worth it; lines that are logged from now on are none of its own."""

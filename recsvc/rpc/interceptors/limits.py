@@ -49,7 +49,12 @@ class Limits:
 
     def leave(self, call: Call, error: DomainError | None) -> None:
         """Count it out; permits come back with time alone."""
-        self._count_out(call)
+        counts = self._streams if call.policy.is_stream else self._calls
+        tenant_key = call.caller().tenant_key
+        if counts[tenant_key] > 1:
+            counts[tenant_key] -= 1
+        else:
+            del counts[tenant_key]
 
     async def _enter_unknown(self, call: Call, principal: Principal) -> None:
         waiting = self._admit(call, principal, await self._limits.of(principal.tenant_key))
@@ -71,19 +76,11 @@ class Limits:
             return None
         return self._take(call, principal, buckets)
 
-    def _count_out(self, call: Call) -> None:
-        counts = self._streams if call.policy.is_stream else self._calls
-        tenant_key = call.caller().tenant_key
-        if counts[tenant_key] > 1:
-            counts[tenant_key] -= 1
-        else:
-            del counts[tenant_key]
-
     async def _take(self, call: Call, principal: Principal, buckets: Sequence[Bucket]) -> None:
         try:
             await self._take_or_refuse(call, principal, buckets)
         except BaseException:
-            self._count_out(call)
+            self.leave(call, None)
             raise
 
     async def _take_or_refuse(self, call: Call, principal: Principal, buckets: Sequence[Bucket]) -> None:

@@ -16,8 +16,10 @@ from recsvc.telemetry.metrics import Metrics
 class Observation:
     """Metrics by method and code."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, are_traced: bool) -> None:
+        """are_traced: whether some calls have a span."""
         self._metrics = metrics
+        self._are_traced = are_traced
         self._in_flight = 0
         # Read when it is asked for; to set it twice a call would cost more than all else here.
         metrics.read_when_asked(metrics.calls_in_flight, lambda: self._in_flight)
@@ -42,7 +44,7 @@ class Observation:
         if timer is None:
             timer = self._metrics.call_seconds.labels(call.method, call.code)
             self._timers[call.method, call.code] = timer
-        timer.observe(duration_s, _exemplar())
+        timer.observe(duration_s, _exemplar() if self._are_traced else None)
         if call.principal is not None and self._tenants.are_told_apart:
             self._count_for(call.principal.tenant_id, call.code)
         if error is not None:

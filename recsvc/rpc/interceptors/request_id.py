@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from recsvc.rpc.calls import Call, Context
 
@@ -21,7 +21,7 @@ def request_id_of(metadata: Mapping[str, str]) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-async def send_headers(call: Call, context: Context) -> None:
+def send_headers(call: Call, context: Context) -> Awaitable[None]:
     """Send the initial metadata: the request id, and what the stages put beside it. Once: each sending is a write."""
     call.are_headers_sent = True
-    await context.send_initial_metadata(((HEADER, call.request_id), *call.headers))
+    return context.send_initial_metadata(((HEADER, call.request_id), *call.headers))
