@@ -8,7 +8,6 @@ while nothing is heard of changes. Only successes are remembered: what is wrong 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import math
 import secrets
@@ -83,8 +82,7 @@ class Authenticator:
         self._is_heard = is_heard
         self._is_slow = is_slow
         self._settings = settings
-        # A MAC as it is (RFC 7693), and a third of what HMAC-SHA256 costs a call.
-        self._keyed_hash = hashlib.blake2b(key=secrets.token_bytes(32), digest_size=32)
+        self._keyed_hash = hmac.new(secrets.token_bytes(32), digestmod="sha256")
         # Of one key several: while a rotation overlaps both of its secrets are in use.
         self._trusted: OrderedDict[str, list[_Trusted]] = OrderedDict()
         self._under_way: dict[tuple[str, bytes], asyncio.Task[Principal]] = {}
@@ -138,6 +136,7 @@ class Authenticator:
                 trusted.until = 0.0
 
     def _digest_of(self, text: str) -> bytes:
+        # hmac.digest would look the algorithm up anew each time.
         keyed = self._keyed_hash.copy()
         keyed.update(text.encode())
         return keyed.digest()
