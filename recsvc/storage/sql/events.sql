@@ -3,11 +3,11 @@
 -- what is to be added to the counters of items. Rows are locked in the order of their keys in every batch, so that two
 -- batches never deadlock.
 WITH incoming AS (
-    -- An array that is NULL has no value for any of them.
+    -- An array that is NULL has no value for any of them. Made as binary they cost half of what text does.
     SELECT * FROM unnest(
-        %(event_ids)s::text[], %(event_types)s::text[], %(kinds)s::smallint[], %(user_ids)s::text[],
-        %(session_ids)s::text[], %(item_ids)s::text[], %(event_values)s::double precision[],
-        %(event_times)s::timestamptz[], %(recommendation_ids)s::text[], %(contexts)s::jsonb[], %(properties)s::jsonb[]
+        %(event_ids)b::text[], %(event_types)b::text[], %(kinds)b::smallint[], %(user_ids)b::text[],
+        %(session_ids)b::text[], %(item_ids)b::text[], %(event_values)b::double precision[],
+        %(event_times)b::timestamptz[], %(recommendation_ids)b::text[], %(contexts)b::jsonb[], %(properties)b::jsonb[]
     ) AS n (event_id, event_type, kind, user_id, session_id, item_id, value, event_time, recommendation_id, context,
             properties)
 ), resolved AS MATERIALIZED (
