@@ -10,7 +10,7 @@ streams, which can wait without holding anybody up, are given a part of the room
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
@@ -73,8 +73,9 @@ class EventWriter:
         self._settings = settings
         self._metrics = metrics
         metrics.events_waiting_limit.set(settings.queue)
+        metrics.read_when_asked(metrics.events_waiting, lambda: self._held)
         self._is_slow = is_slow
-        self._lanes: dict[TenantKey, _Lane] = {}
+        self._lanes: defaultdict[TenantKey, _Lane] = defaultdict(_Lane)
         self._batches: set[asyncio.Task[None]] = set()
         self._held = 0
         self._held_of_streams = 0
@@ -108,16 +109,14 @@ class EventWriter:
             return []
         await self._take_room(len(events), patiently)
         try:
-            lane = self._lanes.setdefault(tenant_key, _Lane())
+            lane = self._lanes[tenant_key]
             member = _Member(events, asyncio.get_running_loop().create_future())
             lane.waiting.append(member)
             lane.size += len(events)
             self._write_next(tenant_key, lane)
-            outcomes = await member.outcomes
+            return await member.outcomes
         finally:
             self._leave_room(len(events), patiently)
-        self._count(outcomes)
-        return outcomes
 
     async def _take_room(self, count: int, patiently: bool) -> None:
         if patiently:
@@ -135,11 +134,9 @@ class EventWriter:
             self._metrics.events.labels("overloaded").inc(count)
             raise Overloaded("too many events are waiting to be written")
         self._held += count
-        self._metrics.events_waiting.set(self._held)
 
     def _leave_room(self, count: int, patiently: bool) -> None:
         self._held -= count
-        self._metrics.events_waiting.set(self._held)
         if patiently:
             self._held_of_streams -= count
             # All look again: how much room each of them needs is theirs to know.
@@ -207,6 +204,7 @@ class EventWriter:
             for member in members:
                 await self._write_together(tenant_key, [member], count_at_once=count_at_once)
             return
+        self._count(outcomes)
         if self._attribution is not None:
             self._attribution.note(tenant_key, _of_lists(events, outcomes))
         start = 0

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from recsvc.domain.errors import Overloaded, StorageUnavailable
+from recsvc.domain.errors import ItemNotFound, Overloaded, StorageUnavailable
 from recsvc.domain.events import Event, Recorded
 from recsvc.domain.ids import EventId, ItemId, TenantKey, UserId
 from recsvc.engine.event_writer import EventWriter
@@ -22,7 +22,7 @@ _NOW = datetime.now(UTC)
 
 
 class Table:
-    """Writes when it is let to; an event named "bad" cannot be written, "away" finds no database."""
+    """Writes when it is let to; an event named "bad" cannot be written, "refused" has no item, "away" no database."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -41,7 +41,12 @@ class Table:
             raise ValueError("invalid input syntax")
         if "away" in names:
             raise StorageUnavailable
-        outcomes: list[Outcome] = [Recorded(event.event_id, event.event_id in self.stored) for event in events]
+        outcomes: list[Outcome] = [
+            Recorded(event.event_id, event.event_id in self.stored)
+            if event.event_id != "refused"
+            else ItemNotFound("i", field="item_id")
+            for event in events
+        ]
         self.stored.update(names)
         return outcomes
 
@@ -50,9 +55,9 @@ def an_event(name: str) -> Event:
     return Event(EventId(name), "view", ItemId("i"), _NOW, user_id=UserId("u"))
 
 
-def a_writer(table: Table, **settings: float) -> EventWriter:
+def a_writer(table: Table, metrics: Metrics | None = None, **settings: float) -> EventWriter:
     model = WriterSettings.model_validate(settings)
-    return EventWriter(cast(EventRepository, table), model, Metrics(), is_slow=lambda: table.is_slow)
+    return EventWriter(cast(EventRepository, table), model, metrics or Metrics(), is_slow=lambda: table.is_slow)
 
 
 async def _settle() -> None:
@@ -175,6 +180,22 @@ async def test_what_waits_is_bounded_and_room_comes_back() -> None:
     await asyncio.gather(*calls)
     await writer.write(_TENANT, [an_event("later")])
     assert "one too many" not in table.stored
+
+
+async def test_metrics_tell_what_waits_and_what_became_of_it() -> None:
+    table, metrics = Table(), Metrics()
+    table.open.clear()
+    writer = a_writer(table, metrics)
+    read = metrics.registry.get_sample_value
+    calls = [asyncio.create_task(writer.write(_TENANT, [an_event(name)])) for name in ("a", "b")]
+    await _settle()
+    assert read("recsvc_events_waiting") == 2
+    table.open.set()
+    await asyncio.gather(*calls)
+    await writer.write(_TENANT, [an_event("b"), an_event("refused")])
+    assert read("recsvc_events_waiting") == 0
+    counted = [read("recsvc_events_total", {"outcome": outcome}) for outcome in ("stored", "duplicate", "refused")]
+    assert counted == [2, 1, 1]
 
 
 async def test_streams_wait_for_room_and_leave_some_for_others() -> None:
