@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 _IDLE_S = 0.2
 _BATCH = 50
 # Seconds of rest for each second of work.
-_REST_WHILE_BUSY = 9.0
+_REST_WHILE_BUSY = 19.0
 _REPAIR_EVERY_S = 1.0
 _CRASHED_S = 5.0
 # Longer than any announcement may lag behind its commit.
