@@ -61,8 +61,8 @@ def choose_best_of_all(chosen: Mask, scores: Float64, is_open: Mask, is_allowed:
         return
     known = np.flatnonzero(is_open & (scores == scores))
     # Nobody's k best lie further down than what they are not allowed pushes them.
-    barred = int(np.count_nonzero(is_open)) - int(is_allowed.sum(axis=1).min(initial=0))
-    order = known[best_first(scores[known], k + barred)]
+    barred = np.count_nonzero(is_open) - is_allowed.sum(axis=1)
+    order = known[best_first(scores[known], k + int(barred.max(initial=0)))]
     best = is_allowed.take(order, axis=1)
     best &= np.cumsum(best, axis=1, dtype=np.int32) <= k
     rows, places = np.divmod(np.flatnonzero(best), max(1, len(order)))
