@@ -10,7 +10,8 @@ the default of that column is the tenant which the transaction names (`current_t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from psycopg.rows import DictRow
@@ -20,13 +21,16 @@ from recsvc.domain.decay import seconds_since_epoch
 from recsvc.domain.errors import DomainError, EventTypeUnknown, ItemNotFound
 from recsvc.domain.events import Event, event_signal
 from recsvc.domain.ids import EventId, ItemKey, TenantKey, UserKey
-from recsvc.domain.users import UserKind
 from recsvc.storage.binary_copy import HEADER, TRAILER, signals_row
 from recsvc.storage.connection import Connection
 from recsvc.storage.database import execute
 from recsvc.storage.statements import load
 
 _SQL = load("event_copy")
+_EventType = tuple[int, float]
+"""Key and weight."""
+# No name holds one (domain.text).
+_JOINT = "\n"
 _ID_COLUMNS = ("text", "timestamptz")
 _EVENT_COLUMNS = ("timestamptz", "text", "int4", "int8", "int8", "text", "float8", "text", "jsonb", "jsonb")
 
@@ -41,16 +45,20 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What the events of a batch name, as far as it is there. event_types: key and weight."""
+    """The keys of what the events of a batch name, as far as it is there."""
 
-    event_types: Mapping[str, tuple[int, float]]
+    event_types: Mapping[str, _EventType]
     items: Mapping[str, ItemKey]
-    users: dict[str | None, UserKey]
-    sessions: dict[str | None, UserKey]
+    users: Mapping[str | None, UserKey]
+    sessions: Mapping[str | None, UserKey]
 
-    def user_of(self, event: Event) -> UserKey | None:
-        """The key of whose event it is."""
-        return self.sessions.get(event.session_id) if event.user_id is None else self.users.get(event.user_id)
+    def user_keys(self, events: Iterable[Event]) -> list[UserKey | None]:
+        """For each event the key of whose it is; None for somebody new."""
+        users, sessions = self.users, self.sessions
+        return [
+            users.get(event.user_id) if event.user_id is not None else sessions.get(event.session_id)
+            for event in events
+        ]
 
 
 async def copy_events(
@@ -66,62 +74,63 @@ async def copy_events(
     good: list[Event] = []
     for event_id in sorted(events):
         event = events[event_id]
-        error = refusal(event, has_type=event.event_type in named.event_types, has_item=event.item_id in named.items)
-        if error is not None or event_id in stored:
-            not_stored[event_id] = error
-        else:
+        has_type, has_item = event.event_type in named.event_types, event.item_id in named.items
+        if has_type and has_item and event_id not in stored:
             good.append(event)
+        else:
+            not_stored[event_id] = refusal(event, has_type=has_type, has_item=has_item)
     if not good:
         return Written(not_stored, {})
     await execute(connection, _SQL["leave_role"])
     await _copy_ids(connection, good)
-    if unknown := [event for event in good if named.user_of(event) is None]:
+    user_keys = named.user_keys(good)
+    if None in user_keys:
+        new = [event for event, user_key in zip(good, user_keys, strict=True) if user_key is None]
         await execute(connection, _SQL["take_role"])
-        await _create_users(connection, tenant_key, unknown, named)
+        await execute(connection, _SQL["create_users"], {"tenant": tenant_key, **_ids_by_kind(new)})
+        users, sessions = await _looked_up_users(connection, tenant_key, good)
+        named = replace(named, users=users, sessions=sessions)
+        user_keys = named.user_keys(good)
         await execute(connection, _SQL["leave_role"])
-    user_keys = [named.user_of(event) for event in good]
-    await _copy_rows(connection, good, user_keys, named)
-    await _copy_signals(connection, good, named)
+    item_keys = [named.items[event.item_id] for event in good]
+    event_types = [named.event_types[event.event_type] for event in good]
+    await _copy_rows(connection, good, event_types, user_keys, item_keys)
+    await _copy_signals(connection, good, event_types, item_keys)
     await execute(connection, _SQL["take_role"])
     params = {"tenant": tenant_key, "user_keys": list(set(user_keys))}
     cursor = await execute(connection, _SQL["touch_users"], params)
-    return Written(not_stored, {UserKey(row["user_key"]): row["version"] for row in await cursor.fetchall()})
+    touched = await cursor.fetchone()
+    return Written(not_stored, dict(zip(touched["user_keys"], touched["versions"], strict=True)))
 
 
 async def _looked_up(connection: Connection, tenant_key: TenantKey, events: Collection[Event]) -> _Named:
     params = {"tenant": tenant_key, "event_types": list({event.event_type for event in events})}
-    event_types = await execute(connection, _SQL["look_up_event_types"], params)
-    params = {"tenant": tenant_key, "item_ids": list({event.item_id for event in events})}
-    items = await execute(connection, _SQL["look_up_items"], params)
-    users = await execute(connection, _SQL["look_up_users"], {"tenant": tenant_key, **_ids_by_kind(events)})
-    return _Named(
-        {row["event_type"]: (row["event_type_key"], row["weight"]) for row in await event_types.fetchall()},
-        {row["item_id"]: ItemKey(row["item_key"]) for row in await items.fetchall()},
-        *_keys_by_kind(await users.fetchall()),
-    )
+    cursor = await execute(connection, _SQL["look_up_event_types"], params)
+    event_types = {row["event_type"]: (row["event_type_key"], row["weight"]) for row in await cursor.fetchall()}
+    params = {"tenant": tenant_key, "item_ids": _JOINT.join({event.item_id for event in events})}
+    cursor = await execute(connection, _SQL["look_up_items"], params)
+    items = _keys(await cursor.fetchone())
+    return _Named(event_types, items, *await _looked_up_users(connection, tenant_key, events))
 
 
-async def _create_users(connection: Connection, tenant_key: TenantKey, events: Iterable[Event], named: _Named) -> None:
-    """Create those whose events these are."""
-    cursor = await execute(connection, _SQL["create_users"], {"tenant": tenant_key, **_ids_by_kind(events)})
-    users, sessions = _keys_by_kind(await cursor.fetchall())
-    named.users.update(users)
-    named.sessions.update(sessions)
-
-
-def _ids_by_kind(events: Iterable[Event]) -> dict[str, list[str | None]]:
-    users = {event.user_id for event in events} - {None}
-    sessions = {event.session_id for event in events if event.user_id is None}
-    return {"user_ids": list(users), "session_ids": list(sessions)}
-
-
-def _keys_by_kind(rows: Iterable[DictRow]) -> tuple[dict[str | None, UserKey], dict[str | None, UserKey]]:
+async def _looked_up_users(
+    connection: Connection, tenant_key: TenantKey, events: Collection[Event]
+) -> tuple[Mapping[str | None, UserKey], Mapping[str | None, UserKey]]:
     """The keys of users, and those of sessions."""
-    users: dict[str | None, UserKey] = {}
-    sessions: dict[str | None, UserKey] = {}
-    for row in rows:
-        (users if row["kind"] == UserKind.USER else sessions)[row["user_id"]] = UserKey(row["user_key"])
-    return users, sessions
+    cursor = await execute(connection, _SQL["look_up_users"], {"tenant": tenant_key, **_ids_by_kind(events)})
+    users, sessions = await cursor.fetchall()
+    return _keys(users), _keys(sessions)
+
+
+def _ids_by_kind(events: Iterable[Event]) -> dict[str, str]:
+    users = {event.user_id for event in events if event.user_id is not None}
+    sessions = {str(event.session_id) for event in events if event.user_id is None}
+    return {"user_ids": _JOINT.join(users), "session_ids": _JOINT.join(sessions)}
+
+
+def _keys(row: DictRow) -> dict[Any, Any]:
+    """Keys by name."""
+    return dict(zip(row["ids"] or (), row["keys"] or (), strict=True))
 
 
 def refusal(event: Event, *, has_type: bool, has_item: bool) -> DomainError | None:
@@ -141,18 +150,24 @@ async def _copy_ids(connection: Connection, events: Iterable[Event]) -> None:
 
 
 async def _copy_rows(
-    connection: Connection, events: Iterable[Event], user_keys: Iterable[UserKey | None], named: _Named
+    connection: Connection,
+    events: Iterable[Event],
+    event_types: Iterable[_EventType],
+    user_keys: Iterable[UserKey | None],
+    item_keys: Iterable[ItemKey],
 ) -> None:
     async with connection.cursor() as cursor, cursor.copy(_SQL["copy_events"].encode()) as copy:
         copy.set_types(_EVENT_COLUMNS)
-        for event, user_key in zip(events, user_keys, strict=True):
+        for event, (event_type_key, _), user_key, item_key in zip(
+            events, event_types, user_keys, item_keys, strict=True
+        ):
             await copy.write_row(
                 (
                     event.event_time,
                     event.event_id,
-                    named.event_types[event.event_type][0],
+                    event_type_key,
                     user_key,
-                    named.items[event.item_id],
+                    item_key,
                     event.session_id,
                     event.value,
                     event.recommendation_id,
@@ -162,14 +177,16 @@ async def _copy_rows(
             )
 
 
-async def _copy_signals(connection: Connection, events: Sequence[Event], named: _Named) -> None:
+async def _copy_signals(
+    connection: Connection, events: Sequence[Event], event_types: Iterable[_EventType], item_keys: Sequence[ItemKey]
+) -> None:
     """What the events say about their items, to be added to the counters of these."""
-    signals = np.array([event_signal(event, named.event_types[event.event_type][1]) for event in events])
+    signals = np.array([event_signal(event, weight) for event, (_, weight) in zip(events, event_types, strict=True)])
     is_positive = signals > 0
     if not is_positive.any():
         return
-    item_keys = np.array([named.items[event.item_id] for event in events], dtype=np.int64)
+    keys = np.array(item_keys, dtype=np.int64)
     ages_s = np.array([seconds_since_epoch(event.event_time) for event in events])
-    row = signals_row(item_keys[is_positive], np.log2(signals[is_positive]), ages_s[is_positive])
+    row = signals_row(keys[is_positive], np.log2(signals[is_positive]), ages_s[is_positive])
     async with connection.cursor() as cursor, cursor.copy(_SQL["copy_item_signals"].encode()) as copy:
         await copy.write(HEADER + row + TRAILER)
