@@ -104,14 +104,51 @@ async def test_beside_a_batch_that_is_written_only_a_full_one_sets_out() -> None
     await asyncio.gather(*calls)
 
 
-async def test_while_many_write_a_batch_waits_a_moment_for_more() -> None:
+async def _write_some(writer: EventWriter, count: int) -> None:
+    await asyncio.gather(*(writer.write(_TENANT, [an_event(str(number))]) for number in range(count)))
+
+
+async def test_while_many_write_a_batch_waits_a_moment_for_those_who_are_missing() -> None:
     table = Table()
-    writer = a_writer(table, gather_s=0.2)
-    await asyncio.gather(*(writer.write(_TENANT, [an_event(str(number))]) for number in range(20)))
-    early = asyncio.create_task(writer.write(_TENANT, [an_event("early")]))
+    writer = a_writer(table, gather_s=0.1)
+    await _write_some(writer, 20)
+    early = asyncio.create_task(_write_some(writer, 1))
     await _settle()
-    await asyncio.gather(early, writer.write(_TENANT, [an_event("late")]))
+    await asyncio.gather(early, _write_some(writer, 1))
     assert [len(names) for _, names in table.batches] == [20, 2]
+
+
+async def test_a_batch_sets_out_as_soon_as_all_who_wrote_before_wait_again() -> None:
+    table = Table()
+    writer = a_writer(table, gather_s=60)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await _write_some(writer, 20)
+    assert [len(names) for _, names in table.batches] == [20, 20, 20]
+
+
+async def test_a_batch_waits_longer_when_most_of_those_who_wrote_before_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recsvc.engine.event_writer._PATIENCE", 10_000)
+    table = Table()
+    writer = a_writer(table, gather_s=0.01)
+    await _write_some(writer, 20)
+    fewer = asyncio.create_task(_write_some(writer, 11))
+    await asyncio.sleep(0.1)
+    assert len(table.batches) == 1
+    async with asyncio.timeout(5):
+        await asyncio.gather(fewer, _write_some(writer, 1))
+    assert [len(names) for _, names in table.batches] == [20, 12]
+
+
+async def test_nobody_waits_for_callers_once_a_batch_is_full() -> None:
+    table = Table()
+    writer = a_writer(table, gather_s=60, batch=20)
+    async with asyncio.timeout(5):
+        await _write_some(writer, 20)
+        await writer.write(_TENANT, [an_event(str(number)) for number in range(20)])
+    assert [len(names) for _, names in table.batches] == [20, 20]
 
 
 async def test_a_caller_who_is_alone_waits_for_nobody() -> None:
