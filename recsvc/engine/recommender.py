@@ -7,7 +7,6 @@ an item that is unavailable, hidden, expired or (by default) seen, and says so w
 from __future__ import annotations
 
 import secrets
-import uuid
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -372,7 +371,7 @@ class Recommender:
         self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations, *, patiently: bool = False
     ) -> Recommendations:
         """The list under a new id, counted and noted as shown."""
-        recommendation_id = uuid.uuid4().hex
+        recommendation_id = secrets.token_hex(16)
         self._served.served(query, found)
         if self._shown is not None:
             kind, user_id = query.subject() or (UserKind.USER, None)

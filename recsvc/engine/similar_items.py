@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -85,7 +85,7 @@ class SimilarItemFinder:
             by=basis,
             model_id=profile.model.model_id if profile.model and basis is SimilarityBasis.BEHAVIOR else "",
             generate_time=datetime.now(UTC),
-            recommendation_id=uuid.uuid4().hex,
+            recommendation_id=secrets.token_hex(16),
             degradation=degradation,
         )
 

@@ -210,7 +210,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             found = iter([None] * len(queries))
         answers = [element.found or next(found) for element in elements]
         return [
-            element._replace(found=answer) if answer is not None else None
+            _Element(element.key, element.query, answer) if answer is not None else None
             for element, answer in zip(elements, answers, strict=True)
         ]
 
