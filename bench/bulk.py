@@ -16,6 +16,8 @@ from recsvc.gen.v1 import recommendation_service_pb2 as pb
 _SERVICE = "/recsvc.v1.RecommendationService"
 _COUNT = 10
 _ROUNDS = 5
+# A stream of fewer users ends before it has found its pace.
+_PASSES = 3
 _CALLS = 500
 
 
@@ -55,7 +57,11 @@ class BulkRates:
 async def measure(
     target: str, user_ids: Sequence[str], uncached: Sequence[bytes], metadata: tuple[tuple[str, str], ...]
 ) -> BulkRates:
-    """Both in turn, since a machine is not as fast in one second as in the next. uncached: requests of Recommend."""
+    """Both in turn, since a machine is not as fast in one second as in the next. uncached: requests of Recommend.
+
+    Raises RuntimeError unless all users of a stream get a full list.
+    """
+    await _one_stream(target, user_ids, metadata)
     rounds = [
         (
             await _one_stream(target, user_ids, metadata),
@@ -67,12 +73,12 @@ async def measure(
 
 
 async def _one_stream(target: str, user_ids: Sequence[str], metadata: tuple[tuple[str, str], ...]) -> float:
-    """Users a second, from the first element to the last answer. Raises RuntimeError unless all get a full list."""
+    """Users a second, from the first element to the last answer."""
     messages = [
         pb.BulkRecommendRequest(
             key=user_id, request=pb.RecommendRequest(user_id=user_id, count=_COUNT)
         ).SerializeToString()
-        for user_id in user_ids
+        for user_id in [*user_ids] * _PASSES
     ]
 
     async def sent() -> AsyncIterator[bytes]:
@@ -85,11 +91,8 @@ async def _one_stream(target: str, user_ids: Sequence[str], metadata: tuple[tupl
         call = channel.stream_stream(f"{_SERVICE}/BulkRecommend")(sent(), metadata=metadata, timeout=600)
         answers = [answer async for answer in call]
         elapsed = time.perf_counter() - start
-    listed = {
-        answer.key
-        for answer in map(pb.BulkRecommendResponse.FromString, answers)
-        if answer.status.code == 0 and len(answer.response.items) == _COUNT
-    }
-    if listed != set(user_ids):
-        raise RuntimeError(f"{len(set(user_ids) - listed)} of {len(messages)} users got no list of {_COUNT} items")
+    found = map(pb.BulkRecommendResponse.FromString, answers)
+    listed = sum(answer.status.code == 0 and len(answer.response.items) == _COUNT for answer in found)
+    if listed != len(messages):
+        raise RuntimeError(f"{len(messages) - listed} of {len(messages)} users got no list of {_COUNT} items")
     return len(answers) / elapsed
