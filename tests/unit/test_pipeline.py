@@ -41,27 +41,36 @@ class Noting:
         return waiting
 
 
+@dataclass
 class CallContext:
     """As much of gRPC's context as a call without a network needs."""
 
     invocation_metadata = ()
-    method = _PATH
+    method: str = _PATH
+    deadline_s: float | None = 1.0
 
     async def send_initial_metadata(self, metadata: Any) -> None:
         pass
 
-    def time_remaining(self) -> float:
-        return 1.0
+    def time_remaining(self) -> float | None:
+        return self.deadline_s
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
         raise grpc.aio.AbortError(f"{code}: {details}")
 
 
-async def _call(stages: list[Noting]) -> Any:
-    pipeline = Pipeline(stages, RequestValidator(), policies(FILES, ServerSettings()), ServerSettings())
-    context: Any = CallContext()
+def _pipeline(stages: list[Noting], settings: ServerSettings) -> Pipeline:
+    return Pipeline(stages, RequestValidator(), policies(FILES, settings), settings)
+
+
+async def _call(
+    stages: list[Noting], *, takes_s: float = 0.0, deadline_s: float | None = 1.0, default_deadline_s: float = 1.0
+) -> Any:
+    pipeline = _pipeline(stages, ServerSettings(default_deadline_s=default_deadline_s))
+    context: Any = CallContext(deadline_s=deadline_s)
 
     async def behavior(request: Any, context: Any) -> pb.RecommendResponse:
+        await asyncio.sleep(takes_s)
         return pb.RecommendResponse()
 
     method = grpc.unary_unary_rpc_method_handler(behavior, request_deserializer=pb.RecommendRequest.FromString)
@@ -74,6 +83,20 @@ async def test_a_call_that_is_answered_leaves_every_stage_once() -> None:
     stages = [Noting(), Noting()]
     assert await _call(stages) == pb.RecommendResponse()
     assert [stage.left_with for stage in stages] == [["OK"], ["OK"]]
+
+
+def test_a_method_of_others_is_not_answered_here() -> None:
+    details: Any = CallContext("/grpc.health.v1.Health/Check")
+    assert _pipeline([], ServerSettings()).service(details) is None
+
+
+async def test_a_call_without_a_deadline_gets_that_of_the_server() -> None:
+    with pytest.raises(grpc.aio.AbortError, match="DEADLINE_EXCEEDED"):
+        await _call([], takes_s=5, deadline_s=None, default_deadline_s=0.05)
+
+
+async def test_a_call_that_brings_a_deadline_may_take_longer_than_the_servers_own() -> None:
+    assert await _call([], takes_s=0.2, deadline_s=60, default_deadline_s=0.05) == pb.RecommendResponse()
 
 
 async def test_what_fails_on_the_way_out_is_what_the_stages_around_it_and_the_caller_are_told() -> None:

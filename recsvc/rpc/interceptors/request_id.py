@@ -22,6 +22,11 @@ def request_id_of(metadata: Mapping[str, str]) -> str:
 
 
 def send_headers(call: Call, context: Context) -> Awaitable[None]:
-    """Send the initial metadata: the request id, and what the stages put beside it. Once: each sending is a write."""
+    """Send the initial metadata: the request id, and what the stages put beside it. Once: each sending is a write.
+
+    It costs a sixth of a bare echo, and no public way leads around that: grpc.aio puts nothing of ours beside an
+    answer. To do something else while it is under way gains nothing: gRPC has written to the socket by the time the
+    loop is free.
+    """
     call.are_headers_sent = True
     return context.send_initial_metadata(((HEADER, call.request_id), *call.headers))
