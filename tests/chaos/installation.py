@@ -28,6 +28,7 @@ from recsvc.embedded.redis import EmbeddedRedis
 from recsvc.settings import AuthSettings, Settings
 from tests.api import Api
 from tests.chaos.proxy import Proxy
+from tests.clusters import put_cluster
 from tests.conftest import temporary_folder
 from tests.ports import free_port
 from tests.processes import family, kill_9
@@ -176,6 +177,7 @@ async def _running(
     servers: tuple[ServerProcess, ...] = ()
     networks: list[Proxy] = []
     try:
+        await put_cluster(disk or home)
         await asyncio.to_thread(postgres.start)
         await asyncio.to_thread(redis.start)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RECSVC_")}

@@ -13,7 +13,7 @@ import psycopg
 
 from recsvc.embedded.postgres import EmbeddedPostgres, _binary
 from recsvc.embedded.process import Account
-from recsvc.storage.migrator import migrate
+from tests.clusters import put_cluster
 from tests.conftest import temporary_folder
 from tests.processes import family, kill_9
 
@@ -86,8 +86,8 @@ async def replicated_pair() -> AsyncIterator[ReplicatedPair]:
     try:
         for folder in ("one", "two"):
             (home / folder).mkdir(mode=0o755)
+        await put_cluster(home / "one")
         await asyncio.to_thread(pair.primary.start)
-        await migrate(pair.primary.url)
         await asyncio.to_thread(_copy_cluster, pair.primary, pair.replica)
         await asyncio.to_thread(pair.replica.start)
         yield pair
