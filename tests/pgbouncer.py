@@ -46,6 +46,8 @@ async def running_pgbouncer(database_url: str, pool_size: int) -> AsyncIterator[
             "auth_type": "any",
             "auth_file": "",
             "default_pool_size": str(pool_size),
+            # A thousand callers at once may have to wait longer on a busy machine.
+            "query_wait_timeout": "60",
         }
     )
     with (folder / "pgbouncer.ini").open("w", encoding="utf-8") as file:
