@@ -21,8 +21,11 @@ $(READY): requirements-dev.lock pyproject.toml
 run: $(READY) ## Install, start PostgreSQL and Redis under ./.data, load data, train, serve.
 	$(BIN)/recsvc demo
 
+# Tests wait more than they work. Each of the two has servers of its own, so it is one where the environment names them.
+TEST_PROCESSES ?= $(if $(RECSVC_DATABASE_URL),0,2)
+
 test: $(READY) ## Run every test on servers that the tests start themselves.
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: $(READY) ## Kill servers, and break PostgreSQL and Redis in many ways, under load.
 	RECSVC_CHAOS_ROUNDS=$${RECSVC_CHAOS_ROUNDS:-60} RECSVC_CHAOS_FAULT_S=$${RECSVC_CHAOS_FAULT_S:-20} \

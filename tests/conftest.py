@@ -7,6 +7,9 @@ import os
 
 # Before grpc is imported, as in recsvc.cli.main: its fork handlers trouble the processes that tests start.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Before numpy is. On matrices as small as those of tests, threads do less than they cost: where others want the
+# processor, too, they wait for each other's turn, many times over.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import shutil
