@@ -3,48 +3,71 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 # Before grpc is imported: its fork handlers only complain about the processes that we start.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
-from recsvc.cli.audit import audit
-from recsvc.cli.call import call
-from recsvc.cli.demo import demo
-from recsvc.cli.evaluate import evaluate
-from recsvc.cli.evaluate_cold import evaluate_cold
-from recsvc.cli.evaluate_related import evaluate_related
-from recsvc.cli.health import health
-from recsvc.cli.importing import import_data, seed
-from recsvc.cli.maintenance import migrate, settings, stop
-from recsvc.cli.serve import serve
-from recsvc.cli.tenants import keys, tenants
-from recsvc.cli.train import train
+COMMANDS = {
+    "demo": "demo:demo",
+    "serve": "serve:serve",
+    "migrate": "maintenance:migrate",
+    "import": "importing:import_data",
+    "seed": "importing:seed",
+    "train": "train:train",
+    "evaluate": "evaluate:evaluate",
+    "evaluate-related": "evaluate_related:evaluate_related",
+    "evaluate-cold": "evaluate_cold:evaluate_cold",
+    "call": "call:call",
+    "audit": "audit:audit",
+    "settings": "maintenance:settings",
+    "health": "health:health",
+    "stop": "maintenance:stop",
+    "tenants": "tenants:tenants",
+    "keys": "tenants:keys",
+}
+"""By name: the module of this package that a command is in, and what it is there."""
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is called: a probe of health needs a fifth of what all of them together do."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: dict[str, Any] = dict.fromkeys(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name; None when there is none."""
+        if cmd_name in self.commands and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _imported(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = COMMANDS[name].partition(":")
+    found = getattr(import_module(f"recsvc.cli.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        command: Any = get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command()(found)
+        command = get_command(alone)
+    command.name = name
+    return command
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="recsvc, the recommendation service. Settings come from the environment: see `recsvc settings`.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-app.command()(demo)
-app.command()(serve)
-app.command()(migrate)
-app.command("import")(import_data)
-app.command()(seed)
-app.command()(train)
-app.command()(evaluate)
-app.command()(evaluate_related)
-app.command()(evaluate_cold)
-app.command()(call)
-app.add_typer(tenants, name="tenants")
-app.add_typer(keys, name="keys")
-app.command()(audit)
-app.command()(settings)
-app.command()(health)
-app.command()(stop)
 
 
 def _show_version(wanted: bool) -> None:
