@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -275,7 +276,8 @@ class CandidateFinder:
             finally:
                 del running[tenant_key]
 
-        running[tenant_key] = asyncio.create_task(run())
+        # It serves all, so it is no part of the call that happens to be the first: of its trace, or its deadline.
+        running[tenant_key] = asyncio.create_task(run(), context=Context())
 
     async def _renew(self, profile: TenantProfile, model: ServingModel) -> None:
         tenant_key, start = profile.tenant_key, time.monotonic()

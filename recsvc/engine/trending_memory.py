@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Self
@@ -67,7 +68,9 @@ class TrendingMemory:
         if held is not None and time.monotonic() - held.read < _LIFE_S:
             self._remembered.move_to_end(profile.tenant_key)
         elif profile.tenant_key not in self._reading and len(self._reading) < _TENANTS:
-            self._reading[profile.tenant_key] = asyncio.create_task(self._read(profile))
+            # It serves all, so it is no part of the call that happens to be the first: of its trace, or its deadline.
+            reading = asyncio.create_task(self._read(profile), context=Context())
+            self._reading[profile.tenant_key] = reading
 
     def find(self, tenant_key: TenantKey, query: RecommendQuery, now: datetime) -> Sequence[RecommendedItem]:
         """The best of what is remembered that the query lets through; none for a tenant that has not asked lately."""
