@@ -28,6 +28,15 @@ def _with_properties(properties: dict[str, object]) -> Message:
     return ingestion_service_pb2.RecordEventRequest(event=event)
 
 
+def _events() -> list[ingestion_service_pb2.Event]:
+    """As they come in batches."""
+    return [
+        _Event(event_id="1", event_type="view", user_id="u", item_id="i"),
+        _Event(event_type="rate", session_id="s", item_id="j", value=4.5, event_time={"seconds": 1}),
+        _Event(event_type="click", user_id="u", item_id="i", recommendation_id="r"),
+    ]
+
+
 @pytest.mark.parametrize("path", METHODS)
 @given(seed=st.integers(0, 2**32))
 @settings(deadline=None)
@@ -72,6 +81,18 @@ def test_what_most_callers_send_is_plainly_valid(message: Message) -> None:
         ingestion_service_pb2.RecordEventRequest(event=_Event(user_id="u", item_id="i")),
         ingestion_service_pb2.RecordEventRequest(event=_Event(event_type="view", item_id="i", value=float("inf"))),
         ingestion_service_pb2.BatchRecordEventsRequest(),
+        ingestion_service_pb2.BatchRecordEventsRequest(events=_events() * 334),
+        ingestion_service_pb2.StreamEventsRequest(sequence=0, events=_events()),
+        ingestion_service_pb2.StreamEventsRequest(sequence=1, events=[_Event(event_type="view")] * 2),
+        *(
+            ingestion_service_pb2.StreamEventsRequest(sequence=1, events=[*_events(), _Event(**wrong)])
+            for wrong in (
+                {"event_type": "view"},
+                {"event_type": "view", "item_id": "i" * 129},
+                {"event_type": "view", "item_id": "i", "user_id": "a\x7fb"},
+                {"event_type": "view", "item_id": "i", "value": float("nan")},
+            )
+        ),
     ],
 )
 def test_what_breaks_a_rule_is_not_plainly_valid(message: Message) -> None:
