@@ -186,5 +186,5 @@ def _comparable(name: str, component: Float64) -> Float64:
 
 def _largest(component: Float64) -> Float64:
     """(…, 1): the largest that is known of each list; 0 where none is."""
-    largest = np.where(np.isnan(component), -np.inf, component).max(axis=-1, keepdims=True, initial=-np.inf)
+    largest = np.fmax.reduce(component, axis=-1, keepdims=True, initial=-np.inf)
     return np.asarray(np.where(largest > -np.inf, largest, 0.0))
