@@ -111,7 +111,7 @@ def clean_event(event: Event) -> Event:
     properties = _StructCleaner(cleaned_text, "properties").whole(event.properties)
     if context is event.context and properties is event.properties:
         return event
-    return replace(event, context=context, properties=properties)
+    return event._replace(context=context, properties=properties)
 
 
 def clean_display_name(text: str, path: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import NamedTuple
 
 from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
 
@@ -12,6 +14,7 @@ MAX_CLOCK_SKEW = timedelta(minutes=10)
 """How far in the future an event's time may lie: phones are wrong by minutes, not by days."""
 
 _MIDDLE_RATING = 2.5
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,12 @@ DEFAULT_EVENT_TYPES: tuple[EventType, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that a user or session did. Either `user_id` or `session_id` is set, or both."""
+class Event(NamedTuple):
+    """One thing that a user or session did. Either `user_id` or `session_id` is set, or both.
+
+    A tuple, and so is what became of it: they come by the ten thousand, and a frozen dataclass takes three times as
+    long to make.
+    """
 
     event_id: EventId
     event_type: str
@@ -55,9 +61,9 @@ class Event:
     user_id: UserId | None = None
     session_id: SessionId | None = None
     value: float | None = None
-    context: Mapping[str, object] = field(default_factory=dict)
+    context: Mapping[str, object] = _NOTHING
     recommendation_id: str | None = None
-    properties: Mapping[str, object] = field(default_factory=dict)
+    properties: Mapping[str, object] = _NOTHING
 
 
 def event_signal(event: Event, weight: float) -> float:
@@ -78,8 +84,7 @@ class StoredEvent:
     create_time: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """The outcome of one event of a batch: stored now, or stored before (`duplicate`)."""
 
     event_id: EventId

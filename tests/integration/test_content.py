@@ -265,7 +265,7 @@ async def test_what_training_knows_is_never_derived(cinema: Cinema) -> None:
 
 
 def _a_dislike(user: str, item: str) -> Event:
-    return replace(_a_view(user, item), event_id=EventId(f"{user}/{item}/dislike"), event_type="dislike")
+    return _a_view(user, item)._replace(event_id=EventId(f"{user}/{item}/dislike"), event_type="dislike")
 
 
 async def test_what_users_came_to_and_nobody_liked_has_no_vector(storage: Storage, tenant: TenantKey) -> None:

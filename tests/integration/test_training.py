@@ -155,7 +155,7 @@ async def test_too_few_events_leave_no_model(storage: Storage, tenant: TenantKey
 
 
 async def test_events_that_nobody_liked_are_too_few(storage: Storage, tenant: TenantKey) -> None:
-    dislikes = [replace(event, event_type="dislike") for event in _views_by_taste()]
+    dislikes = [event._replace(event_type="dislike") for event in _views_by_taste()]
     await _record(storage, tenant, dislikes)
     with pytest.raises(NotEnoughData):
         await _train(storage, tenant)

@@ -190,15 +190,14 @@ class IngestionServicer(IngestionServiceServicer):
                 good.append(convert.event(message, f"events[{index}]", now, retention))
             except DomainError as error:
                 refused[index] = _Refused(message.event_id, status_of(error))
-        written = iter(
-            [
-                _Refused(event.event_id, status_of(outcome)) if isinstance(outcome, DomainError) else outcome
-                for event, outcome in zip(
-                    good, await self._writer.write(tenant_key, good, patiently=patiently), strict=True
-                )
-            ]
-        )
-        return [refused[index] if index in refused else next(written) for index in range(len(messages))]
+        outcomes = await self._writer.write(tenant_key, good, patiently=patiently)
+        written: list[Recorded | _Refused] = [
+            _Refused(event.event_id, status_of(outcome)) if isinstance(outcome, DomainError) else outcome
+            for event, outcome in zip(good, outcomes, strict=True)
+        ]
+        for index in sorted(refused):
+            written.insert(index, refused[index])
+        return written
 
 
 async def _numbered(messages: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsRequest]:
