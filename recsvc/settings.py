@@ -112,7 +112,7 @@ class ServerSettings(BaseModel):
         10.0, gt=0, description="Deadline of a unary call that brings none, and of each element of a bulk stream."
     )
     bulk_in_flight: int = Field(
-        256, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
+        512, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
     )
     stream_messages_in_flight: int = Field(
         24, ge=1, le=1000, description="Messages of one StreamEvents stream that are read and not yet acknowledged."

@@ -21,7 +21,7 @@ from recsvc.storage.candidates import CandidateQuestion, Subject
 from recsvc.storage.snapshots import Counters, ServingSnapshot, SubjectState
 
 # Users times items at a time: more would fall out of the processor's caches, and take more memory.
-_CELLS = 200_000
+_CELLS = 256_000
 _OF_ONE_CALL = {"user_id", "session_id", "max_staleness", "placement"}
 what_is_asked: Callable[[RecommendQuery], Hashable] = attrgetter(
     *(item.name for item in fields(RecommendQuery) if item.name not in _OF_ONE_CALL)
