@@ -11,6 +11,7 @@ from tests.api import Api
 
 GENRES = ("Drama", "Comedy", "Horror", "Western")
 PER_GENRE = 16
+_TRAINED_S = 100.0
 
 
 def an_item(genre: str, number: int, **fields: object) -> catalog_pb.Item:
@@ -51,8 +52,9 @@ async def train(api: Api) -> None:
     """Train a model and wait until it serves."""
     started = await api.admin.StartTraining(admin_pb.StartTrainingRequest())
     run_id = started.training_run.training_run_id
+    request = admin_pb.WatchTrainingRunRequest(training_run_id=run_id)
     last = None
-    async for update in api.admin.WatchTrainingRun(admin_pb.WatchTrainingRunRequest(training_run_id=run_id)):
+    async for update in api.admin.WatchTrainingRun(request, timeout=_TRAINED_S):
         last = update.training_run
     assert last is not None
     assert last.state == admin_pb.TRAINING_STATE_SUCCEEDED, last.error

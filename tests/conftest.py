@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from recsvc.app import Service, Storage, open_storage, running_service
 from recsvc.cli.tenants import new_key
@@ -34,6 +35,10 @@ from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
 
 _numbers = itertools.count(1)
+
+# How long an example takes is a matter of what else the machine does.
+hypothesis_settings.register_profile("patient", deadline=None)
+hypothesis_settings.load_profile("patient")
 
 # Whoever runs the tests in the background (nohup, a shell's &) ignores these, and what the tests start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
