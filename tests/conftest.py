@@ -34,6 +34,8 @@ from recsvc.storage.replicas import Replicas
 from recsvc.telemetry.metrics import Metrics
 from tests.api import Api
 
+pytest_plugins = ["tests.security.tally"]
+
 _numbers = itertools.count(1)
 
 # How long an example takes is a matter of what else the machine does.

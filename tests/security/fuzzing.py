@@ -16,7 +16,8 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 ROUNDS = int(os.environ.get("RECSVC_SECURITY_ROUNDS", "1"))
-SEED = os.environ.get("RECSVC_SECURITY_SEED") or secrets.token_hex(4)
+# In the environment, so that it is the same in all processes of a run.
+SEED = os.environ.setdefault("RECSVC_SECURITY_SEED", secrets.token_hex(4))
 
 _DEEPEST = 6
 # What has broken parsers, encoders, databases and terminals before.
