@@ -1,7 +1,7 @@
 """Large batches of events: what they name is looked up once each, and the rows go by COPY straight into their tables.
 
-That costs PostgreSQL half of what a statement does that takes the rows from elsewhere. In return nothing may be wrong
-with a row any more: its keys are looked up before, and an id that is stored already ends the transaction.
+That costs PostgreSQL a third less than one statement that takes the rows from a temporary table. In return nothing may
+be wrong with a row any more: its keys are looked up before, and an id that is stored already ends the transaction.
 
 COPY cannot run under row-level security. It runs as the owner of the tables, and its rows do not say whose they are:
 the default of that column is the tenant which the transaction names (`current_tenant_v1`), and without one they fail.
