@@ -89,12 +89,17 @@ async def test_a_trace_leads_from_the_caller_through_the_stages_to_sql(traced: T
 
 
 async def test_a_stage_lasts_as_long_as_the_statements_within_it(traced: Traced) -> None:
-    await traced.api.recommendations.Recommend(pb.RecommendRequest(user_id="u7", count=5, explain=True))
-    _, *inside = await traced.kept.trace_of("Recommend")
-    explain, statement = named(inside, "explain"), named(inside, "sql explanations")
-    assert explain.start_ns <= statement.start_ns < statement.end_ns <= explain.end_ns
-    # The answer is waited for within the span: to send the statement takes a hundredth of that.
-    assert statement.end_ns - statement.start_ns > 0.5 * (explain.end_ns - explain.start_ns)
+    shares = []
+    for number in range(1, 6):
+        request = pb.RecommendRequest(user_id=f"u{30 + number}", count=5, explain=True)
+        await traced.api.recommendations.Recommend(request)
+        _, *inside = await traced.kept.trace_of("Recommend", number)
+        explain, statement = named(inside, "explain"), named(inside, "sql explanations")
+        assert explain.start_ns <= statement.start_ns < statement.end_ns <= explain.end_ns
+        shares.append((statement.end_ns - statement.start_ns) / (explain.end_ns - explain.start_ns))
+    # The answer is waited for within the span: to send the statement takes a hundredth of that. A busy machine may make
+    # the rest of the stage last longer, but not each time.
+    assert max(shares) > 0.5
 
 
 async def test_events_of_several_callers_are_one_commit_with_links_to_the_others(traced: Traced) -> None:
