@@ -62,6 +62,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         gc.enable()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """After Ctrl-C, give the processes of tests the time to stop their servers: else they are killed after ten seconds,
+    and what they have started stays."""
+    from xdist.workermanage import NodeManager
+
+    NodeManager.EXIT_TIMEOUT = 60
+
+
 def temporary_folder() -> Path:
     """A folder that other accounts may enter."""
     folder = Path(tempfile.mkdtemp(prefix="recsvc-test-"))
