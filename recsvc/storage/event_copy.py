@@ -142,6 +142,14 @@ def refusal(event: Event, *, has_type: bool, has_item: bool) -> DomainError | No
     return None
 
 
+def json_columns(event: Event) -> tuple[Jsonb | None, Jsonb | None]:
+    """The columns context and properties of an event; NULL where there is nothing to say."""
+    return (
+        Jsonb(dict(event.context)) if event.context else None,
+        Jsonb(dict(event.properties)) if event.properties else None,
+    )
+
+
 async def _copy_ids(connection: Connection, events: Iterable[Event]) -> None:
     async with connection.cursor() as cursor, cursor.copy(_SQL["copy_event_ids"].encode()) as copy:
         copy.set_types(_ID_COLUMNS)
@@ -171,8 +179,7 @@ async def _copy_rows(
                     event.session_id,
                     event.value,
                     event.recommendation_id,
-                    Jsonb(dict(event.context)) if event.context else None,
-                    Jsonb(dict(event.properties)) if event.properties else None,
+                    *json_columns(event),
                 )
             )
 

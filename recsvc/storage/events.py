@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 
 from psycopg.errors import CheckViolation, DeadlockDetected, UniqueViolation
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
 from recsvc.domain.cleaning import clean_event
 from recsvc.domain.consistency import STRONG, Consistency
@@ -25,7 +24,7 @@ from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.retries import RetryPolicy
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Database, execute
-from recsvc.storage.event_copy import Written, copy_events, refusal
+from recsvc.storage.event_copy import Written, copy_events, json_columns, refusal
 from recsvc.storage.failures import ConnectionLost, NoConnection
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
@@ -267,8 +266,7 @@ def _row(event: Event) -> tuple[object, ...]:
         event.value,
         event.event_time,
         event.recommendation_id,
-        Jsonb(dict(event.context)) if event.context else None,
-        Jsonb(dict(event.properties)) if event.properties else None,
+        *json_columns(event),
     )
 
 
