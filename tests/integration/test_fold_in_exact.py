@@ -74,7 +74,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=_EVENTS, batches=st.lists(st.integers(1, 8), max_size=10), folds=st.sets(st.integers(0, 10)))
 async def test_a_folded_state_is_that_of_a_computation_from_scratch(
     shop: Shop, events: list[dict[str, object]], batches: list[int], folds: set[int]

@@ -62,7 +62,7 @@ _CLAIMS = st.lists(
 )
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(claims=_CLAIMS)
 async def test_redis_counts_as_the_domain_does(
     client: RedisClient, claims: list[tuple[float, int, float, int, int]]
@@ -82,7 +82,7 @@ async def test_redis_counts_as_the_domain_does(
         assert ahead_s == pytest.approx(taken(claim.ahead_s, 0.0, quota, expected), abs=1e-5)
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(burst=st.integers(1, 30), asked=st.lists(st.integers(1, 12), max_size=20))
 async def test_redis_remembers_what_was_taken(client: RedisClient, burst: int, asked: list[int]) -> None:
     # So slow a quota that nothing comes back meanwhile.

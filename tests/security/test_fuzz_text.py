@@ -76,7 +76,7 @@ def test_a_mutated_filter_compiles_or_is_refused(fuzzer: Fuzzer, inputs: Counter
 
 
 @given(st.text(max_size=300))
-@example_settings(max_examples=200 * ROUNDS, deadline=None)
+@example_settings(max_examples=200 * ROUNDS)
 def test_any_text_as_filter_compiles_or_is_refused(text: str) -> None:
     _compiles_or_is_refused(text)
 
@@ -113,7 +113,7 @@ def test_a_mutated_page_token_is_the_same_or_refused(fuzzer: Fuzzer, inputs: Cou
 @given(
     st.lists(st.none() | st.text() | st.integers() | st.floats(allow_nan=False) | st.datetimes(timezones=st.just(UTC)))
 )
-@example_settings(max_examples=100 * ROUNDS, deadline=None)
+@example_settings(max_examples=100 * ROUNDS)
 def test_a_page_token_gives_back_what_it_was_made_of_and_to_its_own_list_only(values: list[object]) -> None:
     tokens = PageTokens(b"k" * 32)
     token = tokens.encode("a", values)  # type: ignore[arg-type]

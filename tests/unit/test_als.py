@@ -19,7 +19,7 @@ def some_interactions(users: int = 60, items: int = 40, density: float = 0.15, s
     return sparse.csr_matrix(dense)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 8), st.sampled_from([0.01, 1.0, 20.0]))
 def test_inner_products_of_folded_vectors_are_those_of_a_direct_solve(
     seed: int, item_count: int, dimension: int, regularisation: float

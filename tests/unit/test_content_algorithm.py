@@ -76,7 +76,7 @@ def test_the_least_squares_are_solved() -> None:
     np.testing.assert_allclose(fit.model.vectors, exact, atol=1e-3)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_an_items_features_changes_nothing(random: object) -> None:
     features, likes = _tastes(items=60, users=60)

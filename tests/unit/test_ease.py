@@ -56,7 +56,7 @@ def all_others(item_count: int) -> dict[int, list[int]]:
     return {item: [other for other in range(item_count) if other != item] for item in range(item_count)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small_matrices, st.sampled_from([0.5, 3.0, 50.0]), st.sampled_from([0.0, 0.3]))
 def test_every_item_is_the_ridge_regression_on_all_others(
     interactions: Interactions, regularisation: float, dropout: float
@@ -68,7 +68,7 @@ def test_every_item_is_the_ridge_regression_on_all_others(
     assert not np.diagonal(fitted).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small_matrices, st.sampled_from([0.5, 3.0, 50.0]))
 def test_local_regressions_on_everything_that_co_occurs_equal_regressions_one_by_one(
     interactions: Interactions, regularisation: float

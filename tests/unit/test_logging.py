@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 
@@ -106,7 +106,6 @@ def test_declared_text_is_told_without_secrets_and_control_characters(text: str,
     assert _line(lambda log: log.warning("start.waiting", reason=text))["reason"] == told
 
 
-@settings(deadline=None)
 @given(
     text=st.text(st.characters(codec=None), max_size=3000) | st.just("\U0001f600" * 3000) | st.just("\\" * 3000),
     repeated=st.integers(0, 500),

@@ -8,7 +8,7 @@ from typing import Any
 import protovalidate
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsvc.gen.v1 import ingestion_service_pb2, recommendation_service_pb2, user_service_pb2
@@ -39,7 +39,6 @@ def _events() -> list[ingestion_service_pb2.Event]:
 
 @pytest.mark.parametrize("path", METHODS)
 @given(seed=st.integers(0, 2**32))
-@settings(deadline=None)
 def test_what_is_plainly_valid_breaks_no_rule(path: str, seed: int) -> None:
     fuzzer = Fuzzer(random.Random(seed))
     requests = requests_of(path, Names.of_nobody())

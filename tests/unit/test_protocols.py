@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsvc.domain.events import Event
@@ -138,7 +138,6 @@ def test_a_sample_of_users_is_asked_all_their_questions() -> None:
 
 
 @given(logs, st.sampled_from([kind for kind in SplitKind if kind is not SplitKind.GIVEN]), st.floats(0.1, 0.8))
-@settings(deadline=None)
 def test_no_question_of_any_protocol_leaks(log: Log, kind: SplitKind, share: float) -> None:
     task = split_table(table_of(log), kind, test_share=share, seed=3)
     check_task(task)

@@ -74,13 +74,13 @@ def naive_weights(events: list[Event], config: SequentialRulesConfig) -> np.ndar
     return rules / np.where(occurrences > 0, occurrences, 1.0) ** config.target_degree_exponent
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(some_events, some_configs)
 def test_rules_weigh_as_the_definition_says(events: list[Event], config: SequentialRulesConfig) -> None:
     assert np.allclose(weights(events, config), naive_weights(events, config), atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), some_events, some_configs)
 def test_the_order_in_which_events_are_given_does_not_matter(
     data: st.DataObject, events: list[Event], config: SequentialRulesConfig

@@ -69,7 +69,7 @@ def naive_scores(events: list[Event], config: SessionKnnConfig) -> np.ndarray:
     return result
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(some_events, some_configs)
 def test_scores_are_those_of_the_formula(events: list[Event], config: SessionKnnConfig) -> None:
     assert np.allclose(scores(events, config), naive_scores(events, config), atol=1e-5)

@@ -105,7 +105,7 @@ def _listed(found: SnapshotList) -> list[tuple[str, str, object]]:
     return [(item.item_id, item.source, pytest.approx(item.score, rel=1e-12)) for item in found.items]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(20, 90), st.integers(1, 12))
 def test_lists_made_together_are_those_made_one_by_one(seed: int, items: int, users: int) -> None:
     rng = np.random.default_rng(seed)
@@ -118,7 +118,7 @@ def test_lists_made_together_are_those_made_one_by_one(seed: int, items: int, us
         assert found.expire_times == alone.expire_times
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(20, 90))
 def test_a_list_is_what_ranking_makes_of_its_candidates(seed: int, items: int) -> None:
     rng = np.random.default_rng(seed)
@@ -156,7 +156,7 @@ def _in_eighths(rng: np.random.Generator, n: int) -> sparse.csr_matrix[np.float3
     return sparse.csr_matrix((np.where(rng.random((n, n)) < 0.3, rng.integers(1, 9, (n, n)), 0) / 8).astype(np.float32))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(20, 90), st.integers(1, 12), st.integers(1, 12))
 def test_neighbors_are_the_best_that_are_open_among_twice_as_many_unseen(
     seed: int, items: int, users: int, limit: int
@@ -177,7 +177,7 @@ def test_neighbors_are_the_best_that_are_open_among_twice_as_many_unseen(
         assert found.positions[row, found.is_there[row]].tolist() == sorted(expected)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_long_histories_are_added_up_to_the_last_bit_as_if_each_came_alone(seed: int) -> None:
     rng = np.random.default_rng(seed)

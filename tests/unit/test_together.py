@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsvc.rpc.together import answered_together
@@ -31,7 +31,6 @@ def _one_by_one(
     return answered_together(source, _nothing_together, answer, in_flight)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 20), st.sets(st.integers(0, 60)))
 def test_every_request_is_answered_once(size: int, in_flight: int, apart: set[int]) -> None:
     async def together(numbers: Sequence[int]) -> Sequence[int | None]:
