@@ -8,9 +8,10 @@ what is wrong. To ask protovalidate costs a unary call more than authentication 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from operator import attrgetter, methodcaller
+from itertools import compress
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -18,9 +19,12 @@ from google.protobuf.message import Message
 
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
+from recsvc.rpc.columns import Columns
 from recsvc.rpc.struct_limits import struct_violations
 
 _Check = Callable[[Any], bool]
+_ColumnCheck = Callable[[Columns[Any]], bool]
+_NONE_READ: Mapping[str, Columns[Any]] = MappingProxyType({})
 _NO_CONTROL_CHARACTERS = r"^\P{Cc}*$"
 _INTEGERS = ("int32", "int64", "uint32", "uint64")
 
@@ -33,18 +37,21 @@ class _Plan(NamedTuple):
 
     checks: dict[int, _Check]
     needed: frozenset[int]
-    columns: tuple[_Check, ...]
+    columns: tuple[_ColumnCheck, ...]
 
 
-def is_plainly_valid(message: Message) -> bool:
-    """Whether it is sure that a message breaks no rule and no limit of a Struct; False says nothing."""
+def is_plainly_valid(message: Message, read: Mapping[str, Columns[Any]] = _NONE_READ) -> bool:
+    """Whether it is sure that a message breaks no rule and no limit of a Struct; False says nothing.
+
+    read: by name of a repeated field its messages, for whoever reads them next.
+    """
     plan = _plan_of(message.DESCRIPTOR)
     if plan is None:
         return False
     needed = len(plan.needed)
     for field, value in message.ListFields():
         check = plan.checks.get(field.number)
-        if check is None or not check(value):
+        if check is None or not check(read.get(field.name, value)):
             return False
         if needed and field.number in plan.needed:
             needed -= 1
@@ -73,26 +80,28 @@ def _plan_of(descriptor: Descriptor) -> _Plan | None:
     return _Plan(checks, frozenset(needed), tuple(columns))
 
 
-def _column_of(field: FieldDescriptor, check: _Check | None, *, is_needed: bool) -> _Check:
+def _column_of(field: FieldDescriptor, check: _Check | None, *, is_needed: bool) -> _ColumnCheck:
     """The check of one field as one of many messages."""
-    value_of = attrgetter(field.name)
-    is_set = methodcaller("HasField", field.name) if field.has_presence else value_of
+    name = field.name
+
+    def is_set(columns: Columns[Any]) -> list[Any]:
+        return columns.presence(name) if field.has_presence else columns.values(name)
+
     if check is None:
-        return lambda messages: not is_needed and not any(map(is_set, messages))
+        return lambda columns: not is_needed and not any(is_set(columns))
     if is_needed:
-        return lambda messages: all(map(is_set, messages)) and all(map(check, map(value_of, messages)))
+        return lambda columns: all(is_set(columns)) and all(map(check, columns.values(name)))
     if check is _anything:
         return _anything
-    return lambda messages: all(map(check, map(value_of, filter(is_set, messages))))
+    return lambda columns: not any(is_set(columns)) or all(map(check, compress(columns.values(name), is_set(columns))))
 
 
-def _column_of_texts(field: FieldDescriptor, rules: validate_pb2.StringRules) -> _Check:
+def _column_of_texts(field: FieldDescriptor, rules: validate_pb2.StringRules) -> _ColumnCheck:
     """The same for texts, which are looked at as one."""
-    least, most, is_free = rules.min_len, rules.max_len or sys.maxsize, not rules.pattern
-    value_of = attrgetter(field.name)
+    name, least, most, is_free = field.name, rules.min_len, rules.max_len or sys.maxsize, not rules.pattern
 
-    def check(messages: Sequence[Message]) -> bool:
-        texts = list(map(value_of, messages))
+    def check(columns: Columns[Any]) -> bool:
+        texts = columns.values(name)
         together = "".join(texts)
         if not together:
             return not least
@@ -139,14 +148,17 @@ def _check_of_repeated(field: FieldDescriptor, rules: validate_pb2.FieldRules) -
         element = field.message_type
         if _names(of_repeated.items) or element.GetOptions().map_entry or element.file.package != "recsvc.v1":
             return None
-        return lambda messages: least <= len(messages) <= most and _are_plainly_valid(list(messages), element)
+        return lambda messages: least <= len(messages) <= most and _are_plainly_valid(messages, element)
     each = _check_of_scalar(field, of_repeated.items)
     return None if each is None else lambda values: least <= len(values) <= most and all(map(each, values))
 
 
-def _are_plainly_valid(messages: Sequence[Message], descriptor: Descriptor) -> bool:
+def _are_plainly_valid(messages: Sequence[Message] | Columns[Any], descriptor: Descriptor) -> bool:
     plan = _plan_of(descriptor)
-    return plan is not None and (not messages or all(column(messages) for column in plan.columns))
+    if plan is None or not messages:
+        return plan is not None
+    columns = messages if isinstance(messages, Columns) else Columns(messages)
+    return all(column(columns) for column in plan.columns)
 
 
 def _check_of_scalar(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _Check | None:

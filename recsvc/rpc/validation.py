@@ -6,10 +6,11 @@ checked where it is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import protovalidate
@@ -20,6 +21,7 @@ from google.protobuf.struct_pb2 import Struct
 from recsvc.domain.errors import FieldViolation, InvalidFields
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
+from recsvc.rpc.columns import Columns
 from recsvc.rpc.methods import per_element_field
 from recsvc.rpc.plain_messages import is_plainly_valid
 from recsvc.rpc.struct_limits import MAX_VIOLATIONS, struct_violations
@@ -93,9 +95,14 @@ class RequestValidator:
             for violation in self._rules.collect_violations(message, fail_fast=fail_fast)
         ]
 
-    def check(self, message: Message) -> dict[int, list[FieldViolation]]:
-        """Raise InvalidFields for what is wrong with the message; return what is wrong with single elements."""
-        if is_plainly_valid(message):
+    def check(
+        self, message: Message, read: Mapping[str, Columns[Any]] = MappingProxyType({})
+    ) -> dict[int, list[FieldViolation]]:
+        """Raise InvalidFields for what is wrong with the message; return what is wrong with single elements.
+
+        read: by name of a repeated field its messages, for whoever reads them next.
+        """
+        if is_plainly_valid(message, read):
             return {}
         findings = self.examine(message)
         if findings.violations:

@@ -6,13 +6,27 @@ many at a time. Each is added exactly once: it is taken out in the transaction t
 
 from __future__ import annotations
 
-from recsvc.domain.recommendations import POPULARITY_HALF_LIFE
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+from psycopg.rows import DictRow
+
+from recsvc.domain.arrays import Float64
+from recsvc.domain.decay import log2_sum
+from recsvc.domain.recommendations import POPULARITY_HALF_LIFE, TREND_HALF_LIVES
+from recsvc.storage.arrays import numbers
+from recsvc.storage.binary_copy import Keys
 from recsvc.storage.database import Database, execute
 from recsvc.storage.retries import CONFLICTS, despite_deadlocks
 from recsvc.storage.statements import load
 
 _SQL = load("item_counters")
 _BATCHES = 50
+_HALF_LIVES = dict(
+    zip(("popularity", "trend_day", "trend_week"), (POPULARITY_HALF_LIFE, *TREND_HALF_LIVES), strict=True)
+)
 
 
 class ItemCounterRepository:
@@ -34,10 +48,35 @@ class ItemCounterRepository:
         async with self._database.service_transaction() as connection:
             # What a crash undoes is whole: the notes are there again, to be added up again.
             await execute(connection, _SQL["without_flush"])
-            cursor = await execute(
-                connection,
-                _SQL["count_signals"],
-                {"batches": _BATCHES, "popularity_s": POPULARITY_HALF_LIFE.total_seconds()},
+            cursor = await execute(connection, _SQL["take_signals"], {"batches": _BATCHES})
+            taken = await cursor.fetchall()
+            # In the order in which every process locks the counters of items.
+            for tenant_key, added_up in sorted((await asyncio.to_thread(_added_up, taken)).items()):
+                await execute(connection, _SQL["add_counts"], {"tenant": tenant_key, **added_up})
+        return len(taken)
+
+
+def _added_up(taken: Iterable[DictRow]) -> dict[int, dict[str, list[float]]]:
+    """By tenant the columns of what is to be added: an entry for each item."""
+    notes: defaultdict[int, list[tuple[Keys, Float64, Float64]]] = defaultdict(list)
+    for row in taken:
+        notes[row["tenant_key"]].append(
+            (
+                numbers(row["item_keys"], ">i8"),
+                numbers(row["log_weights"], ">f8"),
+                numbers(row["ages_s"], ">f8"),
             )
-            row = await cursor.fetchone()
-        return int(row["batches"])
+        )
+    return {
+        tenant_key: _counters(*map(np.concatenate, zip(*of_tenant, strict=True)))
+        for tenant_key, of_tenant in notes.items()
+    }
+
+
+def _counters(item_keys: Keys, log_weights: Float64, ages_s: Float64) -> dict[str, list[float]]:
+    keys, codes, counts = np.unique(item_keys, return_inverse=True, return_counts=True)
+    sums = {
+        name: log2_sum(log_weights + ages_s / half_life.total_seconds(), codes, len(keys)).tolist()
+        for name, half_life in _HALF_LIVES.items()
+    }
+    return {"item_keys": keys.tolist(), "event_counts": counts.tolist(), **sums}

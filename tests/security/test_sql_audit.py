@@ -229,7 +229,7 @@ _OVER_ALL_TENANTS = {
     "audit_log.list_entries": "administration: of one tenant or of all",
     "events.delete_expired": "a worker deletes what each tenant no longer keeps, of all tenants at once",
     "content.tenants_with_due_items": "a worker asks whose turn it is",
-    "item_counters.count_signals": "a worker adds up what waits, of all tenants at once",
+    "item_counters.take_signals": "a worker adds up what waits, of all tenants at once",
     "shown.delete_old_shown": "a worker deletes what is old, of all tenants at once",
     "statistics.model_ages": "a metric over all tenants",
     "statistics.runs_under_way": "a metric over all tenants",

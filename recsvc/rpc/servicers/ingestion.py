@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,7 @@ from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.gen.v1.ingestion_service_pb2_grpc import IngestionServiceServicer
 from recsvc.rpc import calls
 from recsvc.rpc.calls import Context
+from recsvc.rpc.columns import Columns
 from recsvc.rpc.convert import events as convert
 from recsvc.rpc.convert.values import moment, timestamp
 from recsvc.rpc.errors import OK, status_of, violations_status
@@ -77,7 +79,8 @@ class IngestionServicer(IngestionServiceServicer):
     async def BatchRecordEvents(
         self, request: pb.BatchRecordEventsRequest, context: Context
     ) -> pb.BatchRecordEventsResponse:
-        outcomes = await self._record(calls.tenant(), request.events, calls.current().element_violations)
+        events = Columns(request.events)
+        outcomes = await self._record(calls.tenant(), events, calls.current().element_violations)
         return pb.BatchRecordEventsResponse(
             results=[
                 pb.EventResult(event_id=outcome.event_id, status=outcome.status)
@@ -94,8 +97,9 @@ class IngestionServicer(IngestionServiceServicer):
         tenant_key = calls.tenant()
 
         async def written(request: pb.StreamEventsRequest) -> tuple[int, list[Recorded | _Refused]]:
-            violations = self._validator.check(request)
-            return request.sequence, await self._record(tenant_key, request.events, violations, patiently=True)
+            events = Columns(request.events)
+            violations = self._validator.check(request, {"events": events})
+            return request.sequence, await self._record(tenant_key, events, violations, patiently=True)
 
         try:
             async for messages in answered_in_order(
@@ -171,7 +175,7 @@ class IngestionServicer(IngestionServiceServicer):
     async def _record(
         self,
         tenant_key: TenantKey,
-        messages: Sequence[pb.Event],
+        events: Columns[pb.Event],
         violations: dict[int, list[FieldViolation]],
         *,
         patiently: bool = False,
@@ -180,16 +184,10 @@ class IngestionServicer(IngestionServiceServicer):
         now = datetime.now(UTC)
         retention = await self._retention(tenant_key)
         refused = {
-            index: _Refused(messages[index].event_id, violations_status(found)) for index, found in violations.items()
+            index: _Refused(events.messages[index].event_id, violations_status(found))
+            for index, found in violations.items()
         }
-        good: list[Event] = []
-        for index, message in enumerate(messages):
-            if index in refused:
-                continue
-            try:
-                good.append(convert.event(message, f"events[{index}]", now, retention))
-            except DomainError as error:
-                refused[index] = _Refused(message.event_id, status_of(error))
+        good = _converted(events, now, retention, refused)
         outcomes = await self._writer.write(tenant_key, good, patiently=patiently)
         written: list[Recorded | _Refused] = [
             _Refused(event.event_id, status_of(outcome)) if isinstance(outcome, DomainError) else outcome
@@ -198,6 +196,25 @@ class IngestionServicer(IngestionServiceServicer):
         for index in sorted(refused):
             written.insert(index, refused[index])
         return written
+
+
+def _converted(
+    events: Columns[pb.Event], now: datetime, retention: timedelta | None, refused: dict[int, _Refused]
+) -> list[Event]:
+    """The events that are not refused; those that turn out to be wrong are put to the refused ones."""
+    if not refused:
+        # Which of them is wrong is found below.
+        with suppress(DomainError):
+            return convert.events(events, "events", now, retention)
+    good: list[Event] = []
+    for index, message in enumerate(events.messages):
+        if index in refused:
+            continue
+        try:
+            good.append(convert.event(message, f"events[{index}]", now, retention))
+        except DomainError as error:
+            refused[index] = _Refused(message.event_id, status_of(error))
+    return good
 
 
 async def _numbered(messages: AsyncIterator[pb.StreamEventsRequest]) -> AsyncIterator[pb.StreamEventsRequest]:
