@@ -125,38 +125,47 @@ WHERE tenant_key = %(tenant)s AND model_key = %(model)s AND feature = ANY (%(fea
 -- item_evidence --
 -- For some items: how many users like them, of the last ones, and the sum of these users' unit vectors. A user's vector
 -- is that of the items that training knows, so that derived vectors never feed on themselves.
-SELECT n.item_key, count(*) AS users, sum(v.unit) AS direction
-FROM unnest(%(items)s::bigint[]) AS n (item_key)
-CROSS JOIN LATERAL (
-    SELECT e.user_key
-    FROM (SELECT user_key, event_type_key, value, event_time FROM events
-          WHERE tenant_key = %(tenant)s AND item_key = n.item_key
-          ORDER BY event_time DESC LIMIT %(events)s) e
-    JOIN event_types t ON t.tenant_key = %(tenant)s AND t.event_type_key = e.event_type_key
-    GROUP BY e.user_key
-    HAVING sum(event_signal_v1(t.event_type, t.weight, e.value)
-               * decay_v1(extract(epoch FROM now() - e.event_time)::float8, t.half_life_s)) > 0
-    ORDER BY max(e.event_time) DESC, e.user_key LIMIT %(users)s
-) l
-CROSS JOIN LATERAL (
-    SELECT l2_normalize(sum(f.vector::vector * array_fill(f.fold_in_scale, ARRAY[%(dimension)s::integer])::vector)) AS unit
-    FROM (
-        SELECT e.item_key
-        FROM (SELECT item_key, event_type_key, value, event_time FROM events
-              WHERE tenant_key = %(tenant)s AND user_key = l.user_key
-              ORDER BY event_time DESC LIMIT %(history)s) e
+WITH liked AS MATERIALIZED (
+    SELECT n.item_key, l.user_key
+    FROM unnest(%(items)s::bigint[]) AS n (item_key)
+    CROSS JOIN LATERAL (
+        SELECT e.user_key
+        FROM (SELECT user_key, event_type_key, value, event_time FROM events
+              WHERE tenant_key = %(tenant)s AND item_key = n.item_key
+              ORDER BY event_time DESC LIMIT %(events)s) e
         JOIN event_types t ON t.tenant_key = %(tenant)s AND t.event_type_key = e.event_type_key
-        GROUP BY e.item_key
+        GROUP BY e.user_key
         HAVING sum(event_signal_v1(t.event_type, t.weight, e.value)
                    * decay_v1(extract(epoch FROM now() - e.event_time)::float8, t.half_life_s)) > 0
-    ) h
-    JOIN item_factors f ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
-         AND f.item_key = h.item_key
-    WHERE NOT EXISTS (SELECT FROM derived_items d
-                      WHERE d.tenant_key = %(tenant)s AND d.model_key = %(model)s AND d.item_key = h.item_key)
-) v
-WHERE v.unit IS NOT NULL
-GROUP BY n.item_key;
+        ORDER BY max(e.event_time) DESC, e.user_key LIMIT %(users)s
+    ) l
+), placed AS MATERIALIZED (
+    -- Each user once: the items of a batch have most of theirs in common.
+    SELECT u.user_key, v.unit
+    FROM (SELECT DISTINCT user_key FROM liked) u
+    CROSS JOIN LATERAL (
+        SELECT l2_normalize(sum(f.vector::vector * array_fill(f.fold_in_scale, ARRAY[%(dimension)s::integer])::vector))
+            AS unit
+        FROM (
+            SELECT e.item_key
+            FROM (SELECT item_key, event_type_key, value, event_time FROM events
+                  WHERE tenant_key = %(tenant)s AND user_key = u.user_key
+                  ORDER BY event_time DESC LIMIT %(history)s) e
+            JOIN event_types t ON t.tenant_key = %(tenant)s AND t.event_type_key = e.event_type_key
+            GROUP BY e.item_key
+            HAVING sum(event_signal_v1(t.event_type, t.weight, e.value)
+                       * decay_v1(extract(epoch FROM now() - e.event_time)::float8, t.half_life_s)) > 0
+        ) h
+        JOIN item_factors f ON f.tenant_key = %(tenant)s AND f.shard = %(shard)s AND f.model_key = %(model)s
+             AND f.item_key = h.item_key
+        WHERE NOT EXISTS (SELECT FROM derived_items d
+                          WHERE d.tenant_key = %(tenant)s AND d.model_key = %(model)s AND d.item_key = h.item_key)
+    ) v
+    WHERE v.unit IS NOT NULL
+)
+SELECT l.item_key, count(*) AS users, sum(p.unit) AS direction
+FROM liked l JOIN placed p USING (user_key)
+GROUP BY l.item_key;
 
 -- store_vectors --
 -- Put derived vectors in place.
