@@ -69,10 +69,25 @@ async def test_what_comes_while_a_set_is_under_way_is_the_next_one() -> None:
     # What is left is no whole set.
     assert sets == [1, 10, 10]
     gates[0].set()
-    await settle()
-    assert sets == [1, 10, 10, 7]
     gates[3].set()
     assert sorted([await first, *[number async for number in stream]]) == list(range(28))
+    assert sets == [1, 10, 10, 7]
+
+
+async def test_while_answers_wait_to_be_taken_no_small_set_begins() -> None:
+    sets: list[int] = []
+
+    async def together(numbers: Sequence[int]) -> Sequence[int | None]:
+        sets.append(len(numbers))
+        return numbers
+
+    taken = []
+    async for number in answered_together(aiter(Source(400)), together, _unasked, 40):
+        taken.append(number)
+        await settle()
+    assert sorted(taken) == list(range(400))
+    # The first had nothing to wait for, and the last gets no more.
+    assert sets == [1, *[10] * 39, 9]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
