@@ -154,15 +154,20 @@ class Recommender:
                 subjects.append(subject)
                 wanted.append((query, *question_and_weights))
         found: list[Recommendations | None] = [None] * len(queries)
+        told: list[tuple[RecommendQuery, Recommendations]] = []
         for place, made in zip(places, await self._finder.find_lists(profile, subjects, wanted), strict=True):
             if made is not None and not _lags(made.subject, profile):
                 query = queries[place]
-                self._served.computed(query.strategy, made.items)
+                listed = _full(profile, query, made.items, _new_id())
                 try:
-                    found[place] = await self.tell(tenant_key, query, _full(profile, query, made.items), patiently=True)
+                    await self._note(tenant_key, query, listed, patiently=True)
                 except StorageUnavailable:
                     # Those before it are noted as shown, and so must be shown.
                     break
+                self._served.computed(query.strategy, made.items)
+                found[place] = listed
+                told.append((query, listed))
+        self._served.served(told)
         return found
 
     async def find(self, tenant_key: TenantKey, query: RecommendQuery, *, cached: bool = True) -> Recommendations:
@@ -371,30 +376,44 @@ class Recommender:
         self, tenant_key: TenantKey, query: RecommendQuery, found: Recommendations, *, patiently: bool = False
     ) -> Recommendations:
         """The list under a new id, counted and noted as shown."""
-        recommendation_id = secrets.token_hex(16)
-        self._served.served(query, found)
-        if self._shown is not None:
-            kind, user_id = query.subject() or (UserKind.USER, None)
-            shown = ShownList(
-                recommendation_id=recommendation_id,
-                kind=kind,
-                user_id=user_id,
-                strategy=found.strategy.value,
-                placement=query.placement,
-                model_id=found.model_id,
-                item_ids=tuple(item.item_id for item in found.items),
-                create_time=datetime.now(UTC),
-            )
-            if patiently:
-                await self._shown.add_patiently(tenant_key, shown)
-            else:
-                self._shown.add(tenant_key, shown)
-        return replace(found, recommendation_id=recommendation_id)
+        told = replace(found, recommendation_id=_new_id())
+        self._served.served([(query, told)])
+        await self._note(tenant_key, query, told, patiently=patiently)
+        return told
+
+    async def _note(
+        self, tenant_key: TenantKey, query: RecommendQuery, told: Recommendations, *, patiently: bool
+    ) -> None:
+        """Note a list as shown. Raises StorageUnavailable when there is no room in time for one that waits for it."""
+        if self._shown is None:
+            return
+        kind, user_id = query.subject() or (UserKind.USER, None)
+        shown = ShownList(
+            recommendation_id=told.recommendation_id,
+            kind=kind,
+            user_id=user_id,
+            strategy=told.strategy.value,
+            placement=query.placement,
+            model_id=told.model_id,
+            item_ids=tuple([item.item_id for item in told.items]),
+            create_time=datetime.now(UTC),
+        )
+        if patiently:
+            await self._shown.add_patiently(tenant_key, shown)
+        else:
+            self._shown.add(tenant_key, shown)
 
 
-def _full(profile: TenantProfile, query: RecommendQuery, items: tuple[RecommendedItem, ...]) -> Recommendations:
+def _new_id() -> str:
+    return secrets.token_hex(16)
+
+
+def _full(
+    profile: TenantProfile, query: RecommendQuery, items: tuple[RecommendedItem, ...], recommendation_id: str = ""
+) -> Recommendations:
     """A list that is all that was asked for."""
-    return Recommendations(items, query.strategy, _model_id(profile, query.strategy), datetime.now(UTC))
+    model_id = _model_id(profile, query.strategy)
+    return Recommendations(items, query.strategy, model_id, datetime.now(UTC), recommendation_id=recommendation_id)
 
 
 def _weights(query: RecommendQuery, profile: TenantProfile) -> Mapping[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from recsvc.domain.recommendations import (
@@ -36,20 +36,26 @@ class ServedLists:
         self._computed = 0
         self._scores = {strategy: metrics.scores.labels(strategy.value) for strategy in Strategy}
 
-    def served(self, query: RecommendQuery, found: Recommendations) -> None:
-        """A list goes out."""
-        key = (found.strategy, found.degradation.level, self._placements.of(query.placement))
-        lists = self._lists.get(key)
-        if lists is None:
-            lists = self._metrics.recommendations.labels(key[0].value, key[1].name, key[2])
-            self._lists[key] = lists
-        lists.inc()
-        if not found.items:
-            self._metrics.empty_lists.labels(found.strategy.value).inc()
-        for source, items in Counter([item.source for item in found.items]).items():
+    def served(self, answers: Sequence[tuple[RecommendQuery, Recommendations]]) -> None:
+        """Lists go out, one or those of many at once."""
+        by_kind: dict[tuple[Strategy, DegradationLevel, str], int] = {}
+        sources: list[Source] = []
+        for query, found in answers:
+            kind = (found.strategy, found.degradation.level, self._placements.of(query.placement))
+            by_kind[kind] = by_kind.get(kind, 0) + 1
+            sources += [item.source for item in found.items]
+            if not found.items:
+                self._metrics.empty_lists.labels(found.strategy.value).inc()
+            if found.strategy is Strategy.TRENDING and self._is_cold_start(query, found):
+                self._metrics.cold_starts.inc()
+        for kind, count in by_kind.items():
+            lists = self._lists.get(kind)
+            if lists is None:
+                lists = self._metrics.recommendations.labels(kind[0].value, kind[1].name, kind[2])
+                self._lists[kind] = lists
+            lists.inc(count)
+        for source, items in Counter(sources).items():
             self._sources[source].inc(items)
-        if found.strategy is Strategy.TRENDING and self._is_cold_start(query, found):
-            self._metrics.cold_starts.inc()
 
     def computed(self, strategy: Strategy, items: Iterable[RecommendedItem]) -> None:
         """A list was made rather than found in a cache; items: best first."""

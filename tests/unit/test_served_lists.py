@@ -43,29 +43,41 @@ def _found(
 
 def test_a_list_counts_by_strategy_quality_and_placement(served: ServedLists, metrics: Metrics) -> None:
     found = _found(level=DegradationLevel.STALE)
-    served.served(RecommendQuery(placement="home"), found)
-    served.served(RecommendQuery(placement="home"), found)
+    served.served([(RecommendQuery(placement="home"), found)])
+    served.served([(RecommendQuery(placement="home"), found)])
     labels = {"strategy": "AUTO", "degradation": "STALE", "placement": "home"}
     assert _value(metrics, "recsvc_recommendations_total", **labels) == 2
 
 
+def test_lists_of_many_count_as_if_each_were_told_of_alone(served: ServedLists, metrics: Metrics) -> None:
+    query, at_home = RecommendQuery(user_id=UserId("u")), RecommendQuery(user_id=UserId("u"), placement="home")
+    full, cold = _found(Source.POPULAR, Source.CONTENT), _found(Source.TRENDING, strategy=Strategy.TRENDING)
+    served.served([(query, full), (at_home, full), (query, full), (query, cold), (query, _found())])
+    labels = {"strategy": "AUTO", "degradation": "NONE"}
+    assert _value(metrics, "recsvc_recommendations_total", **labels, placement="") == 3
+    assert _value(metrics, "recsvc_recommendations_total", **labels, placement="home") == 1
+    assert _value(metrics, "recsvc_recommended_items_total", source="popular") == 3
+    assert _value(metrics, "recsvc_cold_starts_total") == 1
+    assert _value(metrics, "recsvc_empty_lists_total", strategy="AUTO") == 1
+
+
 def test_placements_beyond_the_first_fifty_are_one(served: ServedLists, metrics: Metrics) -> None:
     for number in range(60):
-        served.served(RecommendQuery(placement=f"p{number}"), _found())
+        served.served([(RecommendQuery(placement=f"p{number}"), _found())])
     labels = {"strategy": "AUTO", "degradation": "NONE"}
     assert _value(metrics, "recsvc_recommendations_total", **labels, placement="p49") == 1
     assert _value(metrics, "recsvc_recommendations_total", **labels, placement="other") == 10
 
 
 def test_each_item_counts_for_the_source_that_spoke_for_it(served: ServedLists, metrics: Metrics) -> None:
-    served.served(RecommendQuery(), _found(Source.COLLABORATIVE, Source.CONTENT, Source.COLLABORATIVE))
+    served.served([(RecommendQuery(), _found(Source.COLLABORATIVE, Source.CONTENT, Source.COLLABORATIVE))])
     assert _value(metrics, "recsvc_recommended_items_total", source="collaborative") == 2
     assert _value(metrics, "recsvc_recommended_items_total", source="content") == 1
 
 
 def test_a_list_without_items_is_empty(served: ServedLists, metrics: Metrics) -> None:
-    served.served(RecommendQuery(), _found())
-    served.served(RecommendQuery(), _found(Source.POPULAR))
+    served.served([(RecommendQuery(), _found())])
+    served.served([(RecommendQuery(), _found(Source.POPULAR))])
     assert _value(metrics, "recsvc_empty_lists_total", strategy="AUTO") == 1
 
 
@@ -83,7 +95,7 @@ def test_a_list_without_items_is_empty(served: ServedLists, metrics: Metrics) ->
 def test_trending_in_place_of_a_personal_list_is_a_cold_start(
     served: ServedLists, metrics: Metrics, query: RecommendQuery, level: DegradationLevel, is_cold: bool
 ) -> None:
-    served.served(query, _found(Source.TRENDING, strategy=Strategy.TRENDING, level=level))
+    served.served([(query, _found(Source.TRENDING, strategy=Strategy.TRENDING, level=level))])
     assert _value(metrics, "recsvc_cold_starts_total") == is_cold
 
 
