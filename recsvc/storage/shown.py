@@ -48,6 +48,7 @@ class ShownRepository:
 
     async def insert(self, tenant_key: TenantKey, lists: Sequence[ShownList]) -> None:
         """Log some lists."""
+        places: dict[ItemId, int] = {}
         documents = [
             {
                 "recommendation_id": shown.recommendation_id,
@@ -56,13 +57,14 @@ class ShownRepository:
                 "strategy": shown.strategy,
                 "placement": shown.placement,
                 "model_id": shown.model_id,
-                "items": shown.item_ids,
+                "items": [places.setdefault(item_id, len(places) + 1) for item_id in shown.item_ids],
                 "create_time": shown.create_time.isoformat(),
             }
             for shown in lists
         ]
         async with self._database.tenant_transaction(tenant_key) as connection:
-            await execute(connection, _SQL["insert_shown"], {"tenant": tenant_key, "lists": Jsonb(documents)})
+            params = {"tenant": tenant_key, "lists": Jsonb(documents), "item_ids": list(places)}
+            await execute(connection, _SQL["insert_shown"], params)
 
     async def delete_older(self, days: int, limit: int) -> int:
         """Delete up to so many lists, of all tenants, older than this; returns how many there were."""

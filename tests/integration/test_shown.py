@@ -50,19 +50,22 @@ async def test_lists_are_logged_with_their_items_in_order_but_for_those_that_are
             _a_list("of two", [_ITEMS[7], ItemId("gone"), _ITEMS[3]]),
             _a_list("empty", []),
             _a_list("of odd names", [ItemId('{"a", b}'), _ITEMS[3]]),
+            _a_list("of what others have", [_ITEMS[3], _ITEMS[9], _ITEMS[7]]),
         ],
     )
     assert await _logged(storage, cinema) == {
         "of two": [_ITEMS[7], _ITEMS[3]],
         "empty": [],
         "of odd names": [_ITEMS[3]],
+        "of what others have": [_ITEMS[3], _ITEMS[9], _ITEMS[7]],
     }
 
 
 async def test_the_items_of_a_list_are_found_by_an_index(storage: Storage, cinema: TenantKey) -> None:
     async with storage.database.tenant_transaction(cinema) as connection:
         cursor = await connection.execute(
-            b"EXPLAIN " + load("shown")["insert_shown"].encode(), {"tenant": cinema, "lists": Jsonb([])}
+            b"EXPLAIN " + load("shown")["insert_shown"].encode(),
+            {"tenant": cinema, "lists": Jsonb([]), "item_ids": _ITEMS[:50]},
         )
         plan = [row["QUERY PLAN"] for row in await cursor.fetchall()]
     assert not [line for line in plan if "Seq Scan on items" in line]

@@ -5,15 +5,20 @@ DELETE FROM shown WHERE (tenant_key, recommendation_id) IN (
     WHERE create_time < now() - make_interval(days => %(days)s) LIMIT %(limit)s);
 
 -- insert_shown --
--- Log lists that were shown; one of an id that is there already is left as it is. Items are an array and no JSON value,
--- since of those PostgreSQL expects a hundred elements, and reads all items of the tenant for each list.
+-- Log lists that were shown; one of an id that is there already is left as it is. Lists name their items by where these
+-- stand among all of the batch, each of which is looked up once.
 INSERT INTO shown (tenant_key, recommendation_id, user_key, strategy, placement, model_key, item_keys, create_time)
+WITH known AS MATERIALIZED (
+    SELECT array_agg(i.item_key ORDER BY n.place) AS item_keys
+    FROM unnest(%(item_ids)s::text[]) WITH ORDINALITY AS n (item_id, place)
+    LEFT JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = n.item_id
+)
 SELECT %(tenant)s, n.recommendation_id, u.user_key, n.strategy, n.placement, m.model_key,
-       ARRAY(SELECT i.item_key FROM unnest(n.items) WITH ORDINALITY AS e (item_id, ordinal)
-             JOIN items i ON i.tenant_key = %(tenant)s AND i.item_id = e.item_id ORDER BY e.ordinal),
+       array_remove(ARRAY(SELECT (SELECT item_keys FROM known)[e.place]
+                          FROM unnest(n.items) WITH ORDINALITY AS e (place, ordinal) ORDER BY e.ordinal), NULL),
        n.create_time
 FROM jsonb_to_recordset(%(lists)s) AS n (recommendation_id text, kind smallint, user_id text, strategy text,
-                                         placement text, model_id text, items text[], create_time timestamptz)
+                                         placement text, model_id text, items int[], create_time timestamptz)
 LEFT JOIN users u ON u.tenant_key = %(tenant)s AND u.kind = n.kind AND u.user_id = n.user_id
 LEFT JOIN models m ON m.tenant_key = %(tenant)s AND m.model_id = n.model_id
 ON CONFLICT DO NOTHING;
