@@ -301,7 +301,7 @@ class CandidateFinder:
         async def lists(wanted: Sequence[ListWanted]) -> Sequence[SnapshotList]:
             counters, lacks = await self._counters(tenant_key, held)
             made = await _computed(held, len(wanted), partial(make_lists, snapshot, counters, model, wanted))
-            return [replace(each, lacks=lacks) for each in made] if lacks else made
+            return [each._replace(lacks=lacks) for each in made] if lacks else made
 
         async def counts(asked: Sequence[None]) -> Sequence[Counters]:
             start = time.monotonic()

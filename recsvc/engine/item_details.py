@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from recsvc.domain.recommendations import RecommendedItem
 from recsvc.domain.tenancy import TenantProfile
@@ -17,4 +16,4 @@ async def with_details(
     if not item_fields or not found:
         return tuple(found)
     stored = await items.details(profile.tenant_key, [one.item_id for one in found], profile.version)
-    return tuple(replace(one, item=stored.get(one.item_id)) for one in found)
+    return tuple(one._replace(item=stored.get(one.item_id)) for one in found)

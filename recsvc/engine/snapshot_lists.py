@@ -6,10 +6,11 @@ Pure, and of nothing but arrays until the few items of each list are cut: it run
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import pairwise
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +30,7 @@ what_is_asked: Callable[[RecommendQuery], Hashable] = attrgetter(
 """What queries have in common whose lists are made as one: all but for whom they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListWanted:
+class ListWanted(NamedTuple):
     """A query that `is_made_together`, a question of all who ask the same, what sources count, and the user's state."""
 
     query: RecommendQuery
@@ -39,8 +39,7 @@ class ListWanted:
     state: SubjectState
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotList:
+class SnapshotList(NamedTuple):
     """The list of a user. expire_times: of its items; lacks: what is not as it should be, for people."""
 
     subject: Subject

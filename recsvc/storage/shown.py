@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg.types.json import Jsonb
 
@@ -17,8 +18,7 @@ from recsvc.storage.statements import load
 _SQL = load("shown")
 
 
-@dataclass(frozen=True, slots=True)
-class ShownList:
+class ShownList(NamedTuple):
     """One list as it went out."""
 
     recommendation_id: str
