@@ -369,7 +369,9 @@ class Recommender:
         stale_s = min([self._cache_settings.stale_ttl_s, *left_s])
         if life_s <= 0:
             return
-        versions = Versions(profile.version, subject.user_key, subject.version)
+        # Of the events that the list reflects: one that came after the fold-in has raised the user's version already,
+        # and a list under that version would outlast it.
+        versions = Versions(profile.version, subject.user_key, subject.folded_version)
         await self._cache.store(profile.tenant_key, who, fingerprint, found, versions, life_s, stale_s)
 
     async def tell(
