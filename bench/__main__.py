@@ -94,7 +94,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
     settings = Settings(embedded_dir=home, database_url=None, redis_url=None)
     figures: dict[str, float] = {}
     async with open_storage(settings) as storage:
-        key, user_ids, item_ids, name = await _prepare(storage, console)
+        key, user_ids, item_ids, name = await prepare(storage, console)
         stage_costs = await measure_interceptors(storage.urls.redis_url, _STAGE_ROUNDS)
         console.print(stage_costs.table())
         figures |= stage_costs.figures()
@@ -211,7 +211,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
 async def _measure_telemetry(home: Path) -> dict[str, float]:
     console = Console()
     async with open_storage(Settings(embedded_dir=home, database_url=None, redis_url=None)) as storage:
-        key, user_ids, _, _ = await _prepare(storage, console)
+        key, user_ids, _, _ = await prepare(storage, console)
         return await _telemetry(storage, key, user_ids, console)
 
 
@@ -241,7 +241,7 @@ async def _measure_training(home: Path, sizes: list[int]) -> dict[str, float]:
     return figures
 
 
-async def _prepare(storage: Storage, console: Console) -> tuple[str, list[str], list[str], str]:
+async def prepare(storage: Storage, console: Console) -> tuple[str, list[str], list[str], str]:
     """A tenant with data and a model; a key, the ids of its users and items, and what the data is."""
     dataset, name = _dataset()
     tenant = await storage.tenants.create(_TENANT, "", TenantSettings())
