@@ -278,7 +278,13 @@ def build_engine(storage: Storage, *, cached: bool = True, shown: ShownLog | Non
     engine_settings = settings.engine if cached else settings.engine.model_copy(update={"counters_life_s": 0.0})
     cache = ListCache(storage.redis, storage.metrics) if cached else None
     profiles = TenantProfiles(storage.tenants, cache, storage.metrics, storage.database.is_slow)
-    fold_in = FoldIn(storage.states, storage.changes, storage.metrics, settings.engine.history_items)
+    fold_in = FoldIn(
+        storage.states,
+        storage.changes,
+        storage.metrics,
+        history_events=settings.engine.history_events,
+        history_items=settings.engine.history_items,
+    )
     states = RememberedStates(settings.engine.remembered_states_mib * 2**20, settings.cache.stale_ttl_s)
     finder = CandidateFinder(storage.candidates, storage.snapshots, engine_settings, storage.metrics, states)
     trending = TrendingMemory(storage.candidates, storage.items)

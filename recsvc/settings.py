@@ -249,6 +249,11 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    history_events: int = Field(
+        20_000,
+        ge=1,
+        description="Events of a user that the fold-in reads, newest first; items of older ones count as not seen.",
+    )
     history_items: int = Field(1000, ge=1, description="Items of a user's history that the fold-in uses, newest first.")
     neighbor_history_items: int = Field(1000, ge=1, description="Items of the history whose neighbours are looked up.")
     neighbors_per_item: int = Field(300, ge=1, description="Neighbours of each of them that are looked at, best first.")

@@ -62,6 +62,12 @@ class State:
     vector: NDArray[np.float64] | None
 
 
+def newest(events: Sequence[Told], count: int) -> list[Told]:
+    """So many events, newest first, and all of the same time as the last of them."""
+    times = sorted((event.time for event in events), reverse=True)[:count]
+    return [event for event in events if event.time >= times[-1]]
+
+
 def signals(events: Iterable[Told], now: datetime) -> dict[int, float]:
     """The signal of each item at a moment."""
     found: dict[int, float] = {}

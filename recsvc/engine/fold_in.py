@@ -81,12 +81,19 @@ class FoldIn:
     """Computes and stores the states of users."""
 
     def __init__(
-        self, states: UserStateRepository, announcer: VersionAnnouncer, metrics: Metrics, history_items: int
+        self,
+        states: UserStateRepository,
+        announcer: VersionAnnouncer,
+        metrics: Metrics,
+        *,
+        history_events: int,
+        history_items: int,
     ) -> None:
-        """history_items: how many of a user's items count, newest first."""
+        """How many of a user's events are read, and how many of the items in them tell of taste; newest first."""
         self._states = states
         self._announcer = announcer
         self._metrics = metrics
+        self._history_events = history_events
         self._history_items = history_items
 
     @stage(FOLD_IN)
@@ -95,7 +102,8 @@ class FoldIn:
     ) -> None:
         """Bring the states of these users up to their events. by: who asked, for the metric."""
         for start in range(0, len(user_keys), _BATCH):
-            histories = await self._states.histories(tenant_key, user_keys[start : start + _BATCH])
+            batch = user_keys[start : start + _BATCH]
+            histories = await self._states.histories(tenant_key, batch, self._history_events)
             states = await self._computed(tenant_key, model, histories)
             versions = {state.user_key: state.version for state in states}
             # Only once caches know the version may the state count as folded: whoever finds it dirty announces again.

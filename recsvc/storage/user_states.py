@@ -90,10 +90,10 @@ class UserStateRepository:
         )
         return {UserKey(row["user_key"]): (UserKind(row["kind"]), row["user_id"]) for row in rows}
 
-    async def histories(self, tenant_key: TenantKey, user_keys: Sequence[UserKey]) -> list[History]:
-        """The histories of those of the users who have any state."""
+    async def histories(self, tenant_key: TenantKey, user_keys: Sequence[UserKey], newest: int) -> list[History]:
+        """The histories of those of the users who have any state. newest: so many events of each are read."""
         rows = await self._database.fetch_all(
-            tenant_key, _SQL["histories"], {"tenant": tenant_key, "users": list(user_keys)}
+            tenant_key, _SQL["histories"], {"tenant": tenant_key, "users": list(user_keys), "newest": newest}
         )
         histories = []
         for (user_key, version), group in groupby(rows, key=lambda row: (row["user_key"], row["version"])):

@@ -17,7 +17,7 @@ from recsvc.domain.catalog import Item
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, TenantId, TenantKey, UserId, UserKey
 from recsvc.domain.tenancy import ServingModel, TenantSettings
-from tests.from_scratch import assert_same, read_events, read_formula, read_states, state
+from tests.from_scratch import assert_same, newest, read_events, read_formula, read_states, signals, state
 from tests.random_model import activate_random_model
 
 _ITEMS = 8
@@ -79,18 +79,8 @@ _EVENTS = st.lists(
 async def test_a_folded_state_is_that_of_a_computation_from_scratch(
     shop: Shop, events: list[dict[str, object]], batches: list[int], folds: set[int]
 ) -> None:
-    example, now = next(_numbers), datetime.now(UTC)
-    recorded = [
-        Event(
-            event_id=EventId(f"{example}/{number}"),
-            event_type=str(event["event_type"]),
-            item_id=event["item_id"],  # type: ignore[arg-type]
-            event_time=now - event["age"],  # type: ignore[operator]
-            user_id=UserId(f"{example}/{event['user']}"),
-            value=event["value"],  # type: ignore[arg-type]
-        )
-        for number, event in enumerate(events)
-    ]
+    example = next(_numbers)
+    recorded = _recorded(example, events)
     waiting = list(recorded)
     for number, size in enumerate([*batches, len(recorded)]):
         batch, waiting = waiting[:size], waiting[size:]
@@ -110,11 +100,51 @@ async def test_a_folded_state_is_that_of_a_computation_from_scratch(
         assert_same(found, state(told[user], formula, fold_time))
 
 
+@settings(max_examples=_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=_EVENTS, count=st.integers(1, 12))
+async def test_a_history_is_that_of_the_newest_events(shop: Shop, events: list[dict[str, object]], count: int) -> None:
+    example = next(_numbers)
+    await shop.storage.events.write(shop.tenant, _recorded(example, events))
+    now = datetime.now(UTC)
+    histories = await shop.storage.states.histories(shop.tenant, await _users(shop, example), count)
+    with psycopg.connect(shop.url) as connection:
+        told = read_events(connection, shop.tenant)
+    assert histories
+    for history in histories:
+        kept = newest(told[history.user_key], count)
+        found = dict(zip(history.item_keys, zip(history.signals, history.seen, strict=True), strict=True))
+        seen = {event.item_key for event in kept if event.counts_as_seen}
+        # The clock runs on between the two.
+        assert {item: signal for item, (signal, _) in found.items()} == pytest.approx(
+            signals(kept, now), rel=1e-3, abs=1e-6
+        )
+        assert {item for item, (_, is_seen) in found.items() if is_seen} == seen
+
+
+def _recorded(example: int, events: list[dict[str, object]]) -> list[Event]:
+    now = datetime.now(UTC)
+    return [
+        Event(
+            event_id=EventId(f"{example}/{number}"),
+            event_type=str(event["event_type"]),
+            item_id=event["item_id"],  # type: ignore[arg-type]
+            event_time=now - event["age"],  # type: ignore[operator]
+            user_id=UserId(f"{example}/{event['user']}"),
+            value=event["value"],  # type: ignore[arg-type]
+        )
+        for number, event in enumerate(events)
+    ]
+
+
 async def _fold(shop: Shop, example: int) -> list[UserKey]:
+    users = await _users(shop, example)
+    await shop.engine.fold_in.refresh(shop.tenant, shop.model, users, by="test")
+    return users
+
+
+async def _users(shop: Shop, example: int) -> list[UserKey]:
     async with shop.storage.database.tenant_transaction(shop.tenant) as connection:
         cursor = await connection.execute(
             b"SELECT user_key FROM users WHERE tenant_key = %s AND user_id LIKE %s", [shop.tenant, f"{example}/%"]
         )
-        users = [UserKey(row["user_key"]) for row in await cursor.fetchall()]
-    await shop.engine.fold_in.refresh(shop.tenant, shop.model, users, by="test")
-    return users
+        return [UserKey(row["user_key"]) for row in await cursor.fetchall()]

@@ -104,7 +104,7 @@ async def _serving(storage: Storage, tenant: TenantKey) -> ServingModel:
 
 
 async def _folded(storage: Storage, tenant: TenantKey) -> None:
-    fold_in = FoldIn(storage.states, storage.changes, storage.metrics, 500)
+    fold_in = FoldIn(storage.states, storage.changes, storage.metrics, history_events=5000, history_items=500)
     await fold_in.refresh(tenant, await _serving(storage, tenant), [await _user_key(storage, tenant)], by="test")
 
 
@@ -154,9 +154,10 @@ async def test_the_statements_of_every_request_use_indexes(
     assert f"item_factors_{large.model.model_key}_vector_idx" in candidates
     for table in ("items", "item_neighbors", "item_stats", "item_factors", "user_state", "users"):
         assert f"Seq Scan on {table}" not in candidates
-    await storage.states.histories(large.tenant, [await _user_key(storage, large.tenant)])
+    await storage.states.histories(large.tenant, [await _user_key(storage, large.tenant)], 1000)
     # The partitions of other months are empty; this month's holds the events.
     assert f"Seq Scan on events_{_NOW:%Y_%m}" not in plans["histories"]
+    assert f"events_{_NOW:%Y_%m}_tenant_key_user_key_event_time_idx" in plans["histories"]
 
 
 async def test_a_small_model_shares_a_partition(storage: Storage, tenant: TenantKey) -> None:

@@ -119,7 +119,7 @@ async def test_erasing_a_user_takes_them_off_the_queue(storage: Storage, shop: T
 async def test_a_user_who_is_erased_while_being_folded_in_does_not_come_back(storage: Storage, shop: TenantKey) -> None:
     await storage.events.write(shop, [_view(1, "u", "a")])
     (user,) = await _users(storage, shop)
-    (history,) = await storage.states.histories(shop, [user])
+    (history,) = await storage.states.histories(shop, [user], 10)
     await storage.users.erase(shop, UserId("u"))
     await storage.states.store(shop, None, [_empty_state(history.user_key)])
     count = b"SELECT count(*) AS states FROM user_state WHERE tenant_key = %(tenant)s"
@@ -132,11 +132,11 @@ async def test_an_item_that_is_deleted_while_users_are_folded_in_leaves_them_dir
 ) -> None:
     await storage.events.write(shop, [_view(1, "u", "a"), _view(2, "u", "b")])
     (user,) = await _users(storage, shop)
-    (history,) = await storage.states.histories(shop, [user])
+    (history,) = await storage.states.histories(shop, [user], 10)
     stale = UserState(user, history.version, history.item_keys, history.signals, (1, 1), history.item_keys, None)
     await storage.items.delete(shop, [ItemId("a")])
     await storage.states.store(shop, None, [stale])
-    (present,) = await storage.states.histories(shop, [user])
+    (present,) = await storage.states.histories(shop, [user], 10)
     assert present.version > history.version, "what was folded in before the deletion must not count as the present"
     await build_engine(storage).fold_in.refresh(shop, None, [user], by="test")
     kept = b"SELECT cardinality(item_keys) AS items, folded_version = version AS clean FROM user_state"

@@ -123,7 +123,7 @@ async def test_training_and_fold_in_read_the_same_signals(storage: Storage, tena
     users, _ = await _keys(storage, tenant)
     folded = {
         (history.user_key, item_key): signal
-        for history in await storage.states.histories(tenant, [UserKey(key) for key in users.values()])
+        for history in await storage.states.histories(tenant, [UserKey(key) for key in users.values()], 1000)
         for item_key, signal in zip(history.item_keys, history.signals, strict=True)
     }
     # The clock runs on between the two statements.

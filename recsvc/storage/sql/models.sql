@@ -125,7 +125,8 @@ COPY item_neighbors (tenant_key, model_key, item_key, neighbor_keys, weights) FR
 COPY item_transitions (tenant_key, model_key, item_key, successor_keys, weights) FROM STDIN (FORMAT BINARY);
 
 -- export_signals --
--- What all users' events say about items, as of one snapshot; the same sums that fold-in uses.
+-- What all users' events say about items, as of one snapshot; the same sums that fold-in uses, except for users of more
+-- events than it reads: to leave their oldest out would mean to sort everybody's.
 COPY (
     SELECT e.user_key, e.item_key,
            sum(event_signal_v1(t.event_type, t.weight, e.value)

@@ -7,19 +7,22 @@ SELECT user_key FROM users WHERE tenant_key = %(tenant)s AND kind = %(kind)s AND
 SELECT user_key, kind, user_id FROM users WHERE tenant_key = %(tenant)s AND user_key = ANY (%(users)s::bigint[]);
 
 -- histories --
--- What the events of some users say, item by item, together with the version that this is the truth of: one statement,
--- so one snapshot.
+-- What the newest events of some users say, item by item, together with the version that this is the truth of: one
+-- statement, so one snapshot. Events of the same time are all read or none, so that no order among them matters.
 SELECT s.user_key, s.version, h.item_key, h.signal, h.seen, h.last_time
 FROM user_state s
 LEFT JOIN LATERAL (
-    SELECT e.item_key,
-           sum(event_signal_v1(t.event_type, t.weight, e.value)
-               * decay_v1(extract(epoch FROM now() - e.event_time)::float8, t.half_life_s)) AS signal,
+    SELECT n.item_key,
+           sum(event_signal_v1(t.event_type, t.weight, n.value)
+               * decay_v1(extract(epoch FROM now() - n.event_time)::float8, t.half_life_s)) AS signal,
            bool_or(t.counts_as_seen) AS seen,
-           max(e.event_time) AS last_time
-    FROM events e JOIN event_types t ON t.tenant_key = e.tenant_key AND t.event_type_key = e.event_type_key
-    WHERE e.tenant_key = s.tenant_key AND e.user_key = s.user_key
-    GROUP BY e.item_key
+           max(n.event_time) AS last_time
+    FROM (
+        SELECT e.item_key, e.event_type_key, e.value, e.event_time FROM events e
+        WHERE e.tenant_key = s.tenant_key AND e.user_key = s.user_key
+        ORDER BY e.event_time DESC FETCH FIRST (%(newest)s::bigint) ROWS WITH TIES
+    ) n JOIN event_types t ON t.tenant_key = s.tenant_key AND t.event_type_key = n.event_type_key
+    GROUP BY n.item_key
 ) h ON true
 WHERE s.tenant_key = %(tenant)s AND s.user_key = ANY (%(users)s::bigint[])
 ORDER BY s.user_key, h.last_time DESC, h.item_key;
