@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg.types.json import Jsonb
 
 from recsvc.app import Storage
 from recsvc.domain.catalog import Item
 from recsvc.domain.ids import ItemId, TenantKey
 from recsvc.domain.users import UserKind
-from recsvc.storage.shown import ShownList
+from recsvc.settings import Settings
+from recsvc.storage.database import Database
+from recsvc.storage.shown import ShownList, ShownRepository
 from recsvc.storage.statements import load
+from recsvc.telemetry.metrics import Metrics
 from tests.rivals import rows
 
 _ITEMS = [ItemId(f"film {number}") for number in range(2000)]
@@ -41,10 +45,20 @@ async def _logged(storage: Storage, tenant: TenantKey) -> dict[str, list[str]]:
     return {row["recommendation_id"]: row["item_ids"] for row in found}
 
 
+@pytest.fixture(params=["on", "off"])
+async def shown(
+    request: pytest.FixtureRequest, database_url: str, settings: Settings
+) -> AsyncIterator[ShownRepository]:
+    """The log, by every kind of plan: a nested loop keeps the items of a list in order even if nobody asks it to."""
+    url = make_conninfo(database_url, options=f"-c enable_nestloop={request.param}")
+    async with Database(url, settings.postgres, Metrics()) as database:
+        yield ShownRepository(database)
+
+
 async def test_lists_are_logged_with_their_items_in_order_but_for_those_that_are_gone(
-    storage: Storage, cinema: TenantKey
+    storage: Storage, cinema: TenantKey, shown: ShownRepository
 ) -> None:
-    await storage.shown.insert(
+    await shown.insert(
         cinema,
         [
             _a_list("of two", [_ITEMS[7], ItemId("gone"), _ITEMS[3]]),
