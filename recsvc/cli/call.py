@@ -11,9 +11,10 @@ from typing import Annotated, Any, NoReturn
 import grpc
 import typer
 from google.protobuf import json_format
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, ServiceDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
@@ -122,9 +123,25 @@ def _requests(text: str, method: MethodDescriptor) -> Iterator[Message]:
         start = position + len(text[position:]) - len(text[position:].lstrip())
         try:
             document, position = decoder.raw_decode(text, start)
+            document = _with_plain_masks(document, method.input_type)
             yield json_format.ParseDict(document, GetMessageClass(method.input_type)())
-        except (json.JSONDecodeError, json_format.ParseError) as error:
+        except (ValueError, TypeError, json_format.ParseError) as error:
             _fail(f"the request is no {method.input_type.full_name}: {error}")
+
+
+def _with_plain_masks(document: Any, kind: Descriptor) -> Any:
+    """A message's JSON with field masks as protobuf wants them, "title,itemType": grpcurl takes a list of paths."""
+    if isinstance(document, list):
+        return [_with_plain_masks(element, kind) for element in document]
+    if not isinstance(document, dict):
+        return document
+    if kind.full_name == FieldMask.DESCRIPTOR.full_name:
+        return FieldMask(**document).ToJsonString()
+    kinds = {name: field.message_type for field in kind.fields for name in (field.name, field.json_name)}
+    return {
+        name: _with_plain_masks(value, inner) if (inner := kinds.get(name)) else value
+        for name, value in document.items()
+    }
 
 
 def _responses(

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from recsvc.app import Service
+from recsvc.gen.v1 import catalog_service_pb2 as catalog_pb
 from recsvc.resilience.dependencies import Condition
 from tests.api import Api
 
@@ -44,6 +45,28 @@ async def test_call_calls_a_method(service: Service, key: str) -> None:
     code, out, _ = await _call(service, _METHOD, "--key", key, "-d", '{"item": {"item_id": "a", "title": "Ä"}}')
     assert code == 0
     assert json.loads(out)["item"]["title"] == "Ä"
+
+
+@pytest.mark.parametrize("mask", ['"title,itemType"', '{"paths": ["title", "item_type"]}'])
+async def test_call_takes_a_mask_as_protobuf_writes_it_and_as_grpcurl_does(
+    service: Service, key: str, api: Api, mask: str
+) -> None:
+    item = {"item_id": "a", "title": "t", "item_type": "film", "tags": ["x"]}
+    await api.catalog.CreateItem(catalog_pb.CreateItemRequest(item=item))
+    asked = f'{{"key": "1", "request": {{"strategy": "STRATEGY_NEW", "item_mask": {mask}}}}}'
+    code, out, err = await _call(service, "recsvc.v1.RecommendationService/BulkRecommend", "--key", key, "-d", asked)
+    assert code == 0, err
+    (listed,) = json.loads(out)["response"]["items"]
+    assert (listed["item"]["title"], listed["item"]["item_type"]) == ("t", "film")
+    assert "tags" not in listed["item"]
+
+
+@pytest.mark.parametrize("mask", ['{"path": "title"}', '{"paths": 5}', '["title"]', '"item_type"'])
+async def test_call_tells_of_a_mask_that_is_none(service: Service, key: str, mask: str) -> None:
+    asked = f'{{"user_id": "u", "item_mask": {mask}}}'
+    code, _, err = await _call(service, "recsvc.v1.RecommendationService/Recommend", "--key", key, "-d", asked)
+    assert code == 64
+    assert err.startswith("the request is no recsvc.v1.RecommendRequest: ")
 
 
 async def test_call_streams_both_ways(service: Service, key: str, api: Api) -> None:
