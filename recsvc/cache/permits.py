@@ -138,8 +138,11 @@ class Permits:
         answers = await self._client.take_permits([bucket.name for bucket in buckets], claims)
         if answers is None:
             return False
+        # The TAT counts from the question, rather too early than too late. But permits are at hand only from now on: a
+        # process that is kept from its turn may read the answer so late that they would be lost already.
+        received_s = time.monotonic()
         for bucket, (given, ahead_s) in zip(buckets, answers, strict=True):
-            bucket.receive(given, now_s + ahead_s, now_s)
+            bucket.receive(given, now_s + ahead_s, received_s)
         return True
 
 

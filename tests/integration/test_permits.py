@@ -100,6 +100,21 @@ async def test_of_many_callers_exactly_a_burst_is_admitted(client: RedisClient) 
     assert await admitted(permits, [permits.bucket(a_name(), Quota(0.01, 60))], 300) == 60
 
 
+async def test_an_answer_that_is_read_late_is_worth_as_many_permits(
+    client: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ReadLate(RedisClient):
+        async def take_permits(self, *arguments, **named):  # type: ignore[no-untyped-def]
+            answer = await client.take_permits(*arguments, **named)
+            # As when others keep the process from its turn.
+            time.sleep(0.02)  # noqa: ASYNC251
+            return answer
+
+    monkeypatch.setattr("recsvc.cache.permits._LEASE_LIFE_S", 0.01)
+    permits = Permits(ReadLate("unix:///nowhere", CacheSettings(), Metrics()))
+    assert await admitted(permits, [permits.bucket(a_name(), Quota(0.01, 5))], 10) == 5
+
+
 async def test_a_call_that_one_bucket_refuses_takes_nothing_from_the_other(client: RedisClient) -> None:
     permits = Permits(client)
     wide, narrow = permits.bucket(a_name(), Quota(0.01, 50)), permits.bucket(a_name(), Quota(0.01, 5))
