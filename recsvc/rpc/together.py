@@ -2,9 +2,9 @@
 
 While a set is being answered the requests that come gather for the next one, which begins once it is whole, or once
 nothing else is under way or left to hand out: many small sets cost more than few large ones, and nobody who is alone
-waits for others. What
-is in flight is all that is held: a request is read only when there is room for its answer, and while the caller takes
-no answers nothing more is read, so that flow control holds back whoever is too fast. Knows nothing of gRPC.
+waits for others. What is in flight is all that is held: a request is read only when there is room for its answer, and
+while the caller takes no answers nothing more is read, so that flow control holds back whoever is too fast. Knows
+nothing of gRPC.
 """
 
 from __future__ import annotations
