@@ -17,6 +17,7 @@ from psycopg.rows import DictRow
 from scipy import sparse
 
 from recsvc.domain.arrays import Codes, Float32, Float64, Mask
+from recsvc.domain.blocked_rows import BlockedRows
 from recsvc.domain.ids import ItemId, ItemKey, ModelKey, TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import UserKind
@@ -79,7 +80,7 @@ class ServingSnapshot:
 
     publish_s, expire_s, newness: seconds since 1970, (n,). vectors: (n, dimension), zero where has_vector is not set.
     derived_event_counts: as Counters have them, of the vectors that are in here. neighbors, transitions: (n, n), row j
-    has what item j says for others; a weight of 0 is kept as next to nothing, since sparse products leave zeros out.
+    has what item j says for others; a weight of 0 is kept as next to nothing, since zeros are what fills blocks up.
     """
 
     item_keys: Sequence[ItemKey]
@@ -95,8 +96,8 @@ class ServingSnapshot:
     derived_event_counts: Float64
     has_vector: Mask
     vectors: Float32
-    neighbors: sparse.csr_matrix[np.float32]
-    transitions: sparse.csr_matrix[np.float32]
+    neighbors: BlockedRows
+    transitions: BlockedRows
 
     def __len__(self) -> int:
         """How many items there are."""
@@ -105,9 +106,7 @@ class ServingSnapshot:
     @property
     def size_bytes(self) -> int:
         """Memory of the vectors, neighbours and transitions, which is nearly all that grows with a catalogue."""
-        matrices = (self.neighbors, self.transitions)
-        sparse_bytes = sum(each.data.nbytes + each.indices.nbytes + each.indptr.nbytes for each in matrices)
-        return self.vectors.nbytes + sparse_bytes
+        return self.vectors.nbytes + self.neighbors.size_bytes + self.transitions.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +272,7 @@ async def _streamed(
 
 async def _matrix(
     connection: Connection, name: str, params: Mapping[str, object], keys: KeyIndex, n: int
-) -> sparse.csr_matrix[np.float32]:
+) -> BlockedRows:
     """(n, n): what each item says for others, from rows of keys and weights."""
     rows: list[Codes] = [np.empty(0, dtype=np.int32)]
     columns: list[Codes] = [np.empty(0, dtype=np.int32)]
@@ -290,7 +289,7 @@ async def _matrix(
                 weights.append(np.where(said == 0, _LEAST_WEIGHT, said))
                 rows.append(np.full(len(said), at, dtype=np.int32))
     entries = (np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))
-    return sparse.csr_matrix(entries, shape=(n, n), dtype=np.float32)
+    return BlockedRows.of(sparse.csr_matrix(entries, shape=(n, n), dtype=np.float32))
 
 
 def _floats(values: Sequence[float | None] | None, missing: float = np.nan) -> Float64:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from recsvc.domain.blocked_rows import BlockedRows
 from recsvc.domain.ids import ItemId, ItemKey, ModelKey, UserId, UserKey
 from recsvc.domain.recommendations import RecommendQuery, Strategy
 from recsvc.domain.tenancy import ServingModel
@@ -27,9 +28,9 @@ _MODEL = ServingModel(
 )
 
 
-def _sparse(rng: np.random.Generator, n: int) -> sparse.csr_matrix[np.float32]:
+def _blocked(rng: np.random.Generator, n: int) -> BlockedRows:
     weights = np.where(rng.random((n, n)) < 0.2, rng.random((n, n)), 0)
-    return sparse.csr_matrix(weights.astype(np.float32))
+    return BlockedRows.of(sparse.csr_matrix(weights.astype(np.float32)))
 
 
 def _unknown_here_and_there(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -54,8 +55,8 @@ def _snapshot(rng: np.random.Generator, n: int) -> tuple[ServingSnapshot, Counte
         derived_event_counts=np.full(n, np.nan),
         has_vector=rng.random(n) < 0.9,
         vectors=rng.normal(size=(n, _DIMENSION)).astype(np.float32),
-        neighbors=_sparse(rng, n),
-        transitions=_sparse(rng, n),
+        neighbors=_blocked(rng, n),
+        transitions=_blocked(rng, n),
     )
     trends = {name: _unknown_here_and_there(rng, n) for name in ("trend_day", "trend_week")}
     return snapshot, Counters(np.floor(rng.random(n) * 9), _unknown_here_and_there(rng, n), trends, np.full(n, np.nan))
@@ -163,7 +164,8 @@ def test_neighbors_are_the_best_that_are_open_among_twice_as_many_unseen(
 ) -> None:
     rng = np.random.default_rng(seed)
     snapshot, counters = _snapshot(rng, items)
-    snapshot = replace(snapshot, neighbors=_in_eighths(rng, items))
+    neighbors = _in_eighths(rng, items)
+    snapshot = replace(snapshot, neighbors=BlockedRows.of(neighbors))
     states = [_state(rng, snapshot, user) for user in range(users)]
     states = [replace(state, weights=np.ones(len(state.weights))) for state in states]
     question = CandidateQuestion(user_id="u", limits={"neighbors": limit})
@@ -171,7 +173,7 @@ def test_neighbors_are_the_best_that_are_open_among_twice_as_many_unseen(
     is_open = snapshot.is_open & (snapshot.expire_s > _NOW.timestamp())
     for row, state in enumerate(states):
         history, seen = (snapshot.keys.positions(keys) for keys in (state.item_keys, state.seen_keys))
-        said = snapshot.neighbors.toarray()[history[history >= 0]].sum(axis=0)
+        said = neighbors.toarray()[history[history >= 0]].sum(axis=0)
         near = [at for at in np.argsort(-said, kind="stable").tolist() if said[at] and at not in set(seen.tolist())]
         expected = [at for at in near[: 2 * limit] if is_open[at]][:limit]
         assert found.positions[row, found.is_there[row]].tolist() == sorted(expected)
