@@ -117,17 +117,17 @@ def find_candidates(
     positions = np.zeros(is_there.shape, dtype=np.int64)
     positions.ravel()[places] = columns
     silent = np.full(is_there.shape, np.nan)
+    # Places that are filled up hold the first item; to look at it and forget it costs less than to leave it out.
+    of_scores = positions + np.arange(0, chosen.size, max(1, len(snapshot)))[:, None]
 
-    def laid_out(found: Float32 | Float64) -> Float64:
-        component = silent.copy()
-        component.ravel()[places] = found
-        return component
+    def counted(of_items: Float64) -> Float64:
+        return np.where(is_there, of_items.take(positions), np.nan)
 
-    def picked(of_source: Float32 | None) -> Float64:
+    def told(of_source: Float32 | None) -> Float64:
         if of_source is None:
             return silent
-        found = of_source.ravel()[cells]
-        return laid_out(np.where(found > LEAST, found, np.nan))
+        found = of_source.take(of_scores).astype(np.float64)
+        return np.where((found > LEAST) & is_there, found, np.nan)
 
     return CandidateSet(
         snapshot=snapshot,
@@ -135,13 +135,13 @@ def find_candidates(
         positions=positions,
         is_there=is_there,
         components={
-            "collaborative": picked(scores.collaborative),
-            "neighbors": picked(scores.neighbors),
-            "sequence": picked(scores.sequence),
+            "collaborative": told(scores.collaborative),
+            "neighbors": told(scores.neighbors),
+            "sequence": told(scores.sequence),
             "content": silent,
-            "popular": laid_out(counters.popularity[columns]),
-            "trending": laid_out(counters.trends[question.trend][columns]),
-            "new": laid_out(snapshot.newness[columns]),
+            "popular": counted(counters.popularity),
+            "trending": counted(counters.trends[question.trend]),
+            "new": counted(snapshot.newness),
             "recent": silent,
             "repeat": silent,
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from psycopg import sql
@@ -64,8 +64,7 @@ class CandidateQuestion:
     sequence_items: int = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """The state that the candidates were found with. version is 0 for the unknown."""
 
     user_key: UserKey | None
