@@ -10,17 +10,17 @@ function of the events and the model, and can be computed again at any time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from recsvc.cache.versions import VersionAnnouncer
-from recsvc.domain.arrays import Float32
-from recsvc.domain.ids import ItemKey, TenantKey, UserKey
+from recsvc.domain.arrays import Codes, Float32, Float64
+from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.recommendations import Source
 from recsvc.domain.tenancy import ServingModel
-from recsvc.storage.user_states import History, UserState, UserStateRepository
+from recsvc.storage.user_states import FoldInVectors, History, UserState, UserStateRepository
 from recsvc.telemetry.metrics import Metrics
 from recsvc.telemetry.spans import FOLD_IN
 from recsvc.telemetry.stages import stage
@@ -34,33 +34,25 @@ _NOTHING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """Items that count in a user's history, newest first. ages: 1 + the number of distinct times after each."""
+    """Items that count in a history, newest first; all (n,). ages: 1 + the number of distinct times after each."""
 
-    item_keys: tuple[ItemKey, ...]
-    signals: tuple[float, ...]
-    ages: tuple[int, ...]
+    item_keys: Codes
+    signals: Float64
+    ages: Codes
 
 
 def touched_items(history: History, limit: int, *, with_disliked: bool = False) -> Touched:
     """The newest items with a positive signal, or with any; what was done at one time has one age."""
-    item_keys: list[ItemKey] = []
-    signals: list[float] = []
-    ages: list[int] = []
-    last = None
-    for item, signal, time in zip(history.item_keys, history.signals, history.times, strict=True):
-        if len(item_keys) == limit:
-            break
-        if signal > _NOTHING or (with_disliked and signal < -_NOTHING):
-            ages.append((ages[-1] if ages else 0) + (time != last))
-            item_keys.append(item)
-            signals.append(signal)
-            last = time
-    return Touched(tuple(item_keys), tuple(signals), tuple(ages))
+    tells = np.abs(history.signals) if with_disliked else history.signals
+    newest = np.flatnonzero(tells > _NOTHING)[:limit]
+    times = history.times[newest]
+    ages = 1 + np.cumsum(np.diff(times, prepend=times[:1]) != 0)
+    return Touched(history.item_keys[newest], history.signals[newest], ages)
 
 
 def fold_in(
     touched: Touched,
-    vectors: Mapping[ItemKey, Float32],
+    found: FoldInVectors,
     recency: float = 1.0,
     signal_power: float = 0.0,
     disliked_strength: float = 0.0,
@@ -69,12 +61,14 @@ def fold_in(
 
     The strength is signal^power of a liked item, disliked_strength of another. None when no item has a vector.
     """
-    known = [
-        vectors[item] * np.float32((signal**signal_power if signal > 0 else disliked_strength) * recency ** (age - 1))
-        for item, signal, age in zip(touched.item_keys, touched.signals, touched.ages, strict=True)
-        if item in vectors
-    ]
-    return np.sum(known, axis=0, dtype=np.float32) if known else None
+    is_known = np.isin(touched.item_keys, found.item_keys)
+    if not is_known.any():
+        return None
+    signals = touched.signals[is_known]
+    strengths = np.where(signals > 0, np.abs(signals) ** signal_power, disliked_strength)
+    weights = (strengths * recency ** (touched.ages[is_known] - 1)).astype(np.float32)
+    vector: Float32 = weights @ found.vectors[np.searchsorted(found.item_keys, touched.item_keys[is_known])]
+    return vector
 
 
 class FoldIn:
@@ -119,12 +113,12 @@ class FoldIn:
             history.user_key: touched_items(history, self._history_items, with_disliked=disliked_strength > 0)
             for history in histories
         }
-        needed = {item for found in touched.values() for item in found.item_keys}
-        vectors: Mapping[ItemKey, Float32] = {}
         recency = model.recency.get(Source.COLLABORATIVE, 1.0) if model else 1.0
         signal_power = model.signal_power if model else 0.0
+        needed = sorted({item for found in touched.values() for item in found.item_keys.tolist()})
+        vectors = None
         if model is not None and needed:
-            vectors = (await self._states.fold_in_vectors(tenant_key, model, sorted(needed))).by_item
+            vectors = await self._states.fold_in_vectors(tenant_key, model, needed)
 
         def states() -> list[UserState]:
             return [
@@ -134,8 +128,10 @@ class FoldIn:
                     item_keys=touched[history.user_key].item_keys,
                     weights=touched[history.user_key].signals,
                     ages=touched[history.user_key].ages,
-                    seen_keys=tuple(item for item, seen in zip(history.item_keys, history.seen, strict=True) if seen),
-                    vector=fold_in(touched[history.user_key], vectors, recency, signal_power, disliked_strength),
+                    seen_keys=history.item_keys[history.seen],
+                    vector=fold_in(touched[history.user_key], vectors, recency, signal_power, disliked_strength)
+                    if vectors is not None
+                    else None,
                 )
                 for history in histories
             ]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsvc.domain.arrays import Float32
+
 # Dimensions, whether any element is NULL, the type of elements; then, of the one dimension, its length and lower bound.
 _HEADER = struct.Struct(">5i")
 
@@ -28,6 +30,15 @@ def numbers(sent: bytes | None, wire: str) -> NDArray[Any]:
     if dimensions != 1 or has_null or len(sent) != _HEADER.size + length * elements.itemsize:
         raise ValueError(f"not a plain array of {wire}")
     return np.frombuffer(sent, elements, offset=_HEADER.size)["value"].astype(kind)
+
+
+def half_vectors(sent: bytes | None, dimension: int) -> Float32:
+    """The vectors, (n, dimension), that `halfvec_send` gave one after the other; none for NULL.
+
+    Raises ValueError when they do not fill what was sent.
+    """
+    elements = np.dtype([("header", ">i2", (2,)), ("value", ">f2", (dimension,))])
+    return np.frombuffer(sent or b"", elements)["value"].astype(np.float32)
 
 
 @cache

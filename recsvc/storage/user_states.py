@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import groupby
 
 import numpy as np
 from pgvector import Vector
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
-from recsvc.domain.arrays import Float32
-from recsvc.domain.ids import ItemKey, TenantKey, UserKey
+from recsvc.domain.arrays import Codes, Float32, Float64, Mask
+from recsvc.domain.ids import TenantKey, UserKey
 from recsvc.domain.tenancy import ServingModel
 from recsvc.domain.users import Identity, UserKind
+from recsvc.storage.arrays import half_vectors, numbers
 from recsvc.storage.database import Database, execute
 from recsvc.storage.statements import load
 
@@ -28,15 +26,15 @@ _TAKEN_S = 2.0
 class History:
     """What a user's events say at a version: items newest first, with their signals and whether they count as seen.
 
-    times: when each was last touched.
+    times: when each was last touched, microseconds. All (n,).
     """
 
     user_key: UserKey
     version: int
-    item_keys: tuple[ItemKey, ...]
-    signals: tuple[float, ...]
-    seen: tuple[bool, ...]
-    times: tuple[datetime, ...]
+    item_keys: Codes
+    signals: Float64
+    seen: Mask
+    times: Codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +46,10 @@ class UserState:
 
     user_key: UserKey
     version: int
-    item_keys: tuple[ItemKey, ...]
-    weights: tuple[float, ...]
-    ages: tuple[int, ...]
-    seen_keys: tuple[ItemKey, ...]
+    item_keys: Codes
+    weights: Float64
+    ages: Codes
+    seen_keys: Codes
     vector: Float32 | None
 
 
@@ -65,9 +63,10 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class FoldInVectors:
-    """Vectors of some items by key, each already multiplied by its fold-in scale; (dimension,) float32."""
+    """Vectors of some items, each already multiplied by its fold-in scale, (n, dimension), in the order of the keys."""
 
-    by_item: Mapping[ItemKey, Float32]
+    item_keys: Codes
+    vectors: Float32
 
 
 class UserStateRepository:
@@ -95,36 +94,30 @@ class UserStateRepository:
         rows = await self._database.fetch_all(
             tenant_key, _SQL["histories"], {"tenant": tenant_key, "users": list(user_keys), "newest": newest}
         )
-        histories = []
-        for (user_key, version), group in groupby(rows, key=lambda row: (row["user_key"], row["version"])):
-            items = [row for row in group if row["item_key"] is not None]
-            histories.append(
-                History(
-                    user_key=UserKey(user_key),
-                    version=version,
-                    item_keys=tuple(ItemKey(row["item_key"]) for row in items),
-                    signals=tuple(row["signal"] for row in items),
-                    seen=tuple(row["seen"] for row in items),
-                    times=tuple(row["last_time"] for row in items),
-                )
+        return [
+            History(
+                user_key=UserKey(row["user_key"]),
+                version=row["version"],
+                item_keys=numbers(row["item_keys"], ">i8"),
+                signals=numbers(row["signals"], ">f8"),
+                seen=numbers(row["seen"], "?"),
+                times=numbers(row["last_times"], ">i8"),
             )
-        return histories
+            for row in rows
+        ]
 
     async def fold_in_vectors(
-        self, tenant_key: TenantKey, model: ServingModel, item_keys: Sequence[ItemKey]
+        self, tenant_key: TenantKey, model: ServingModel, item_keys: Sequence[int]
     ) -> FoldInVectors:
         """The fold-in vectors of those of the items that the model knows."""
-        rows = await self._database.fetch_all(
+        (row,) = await self._database.fetch_all(
             tenant_key,
             _SQL["factors"],
             {"tenant": tenant_key, "shard": model.shard, "model": model.model_key, "items": list(item_keys)},
         )
-        return FoldInVectors(
-            {
-                ItemKey(row["item_key"]): row["vector"].to_numpy().astype(np.float32) * np.float32(row["fold_in_scale"])
-                for row in rows
-            }
-        )
+        scales = numbers(row["scales"], ">f4")
+        vectors = half_vectors(row["vectors"], model.dimension)
+        return FoldInVectors(numbers(row["item_keys"], ">i8"), vectors * scales[:, np.newaxis])
 
     async def store(
         self,
@@ -140,17 +133,6 @@ class UserStateRepository:
         """
         if not states:
             return
-        documents = [
-            {
-                "user_key": state.user_key,
-                "version": state.version,
-                "item_keys": state.item_keys,
-                "weights": state.weights,
-                "ages": state.ages,
-                "seen_keys": state.seen_keys,
-            }
-            for state in states
-        ]
         async with self._database.tenant_transaction(tenant_key) as connection:
             await execute(
                 connection,
@@ -159,7 +141,12 @@ class UserStateRepository:
                     "tenant": tenant_key,
                     "model": model.model_key if model else None,
                     "is_announced": is_announced,
-                    "states": Jsonb(documents),
+                    "user_keys": [state.user_key for state in states],
+                    "versions": [state.version for state in states],
+                    "item_keys": [_literal(state.item_keys) for state in states],
+                    "weights": [_literal(state.weights) for state in states],
+                    "ages": [_literal(state.ages) for state in states],
+                    "seen_keys": [_literal(state.seen_keys) for state in states],
                     "vectors": [Vector(state.vector) if state.vector is not None else None for state in states],
                 },
             )
@@ -182,6 +169,11 @@ class UserStateRepository:
         async with self._database.service_transaction() as connection:
             cursor = await execute(connection, _SQL["states_of_other_models"], {"limit": limit})
             return _by_tenant(await cursor.fetchall())
+
+
+def _literal(values: Codes | Float64) -> str:
+    """An array as PostgreSQL reads it."""
+    return "{" + ",".join(map(str, values.tolist())) + "}"
 
 
 def _by_tenant(rows: Sequence[DictRow]) -> Mapping[TenantKey, Sequence[UserKey]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from recsvc.app import Storage, build_engine, build_projector
@@ -40,7 +41,8 @@ async def _users(storage: Storage, tenant: TenantKey) -> list[UserKey]:
 
 
 def _empty_state(user_key: UserKey) -> UserState:
-    return UserState(user_key, version=1, item_keys=(), weights=(), ages=(), seen_keys=(), vector=None)
+    none = np.empty(0, dtype=np.int64)
+    return UserState(user_key, 1, item_keys=none, weights=np.empty(0), ages=none, seen_keys=none, vector=None)
 
 
 async def _counts(storage: Storage, tenant: TenantKey) -> dict[str, int]:
@@ -133,7 +135,9 @@ async def test_an_item_that_is_deleted_while_users_are_folded_in_leaves_them_dir
     await storage.events.write(shop, [_view(1, "u", "a"), _view(2, "u", "b")])
     (user,) = await _users(storage, shop)
     (history,) = await storage.states.histories(shop, [user], 10)
-    stale = UserState(user, history.version, history.item_keys, history.signals, (1, 1), history.item_keys, None)
+    stale = UserState(
+        user, history.version, history.item_keys, history.signals, np.ones(2, dtype=np.int64), history.item_keys, None
+    )
     await storage.items.delete(shop, [ItemId("a")])
     await storage.states.store(shop, None, [stale])
     (present,) = await storage.states.histories(shop, [user], 10)

@@ -211,7 +211,8 @@ async def test_the_same_events_give_the_same_model(storage: Storage, tastes: Ten
         await storage.models.activate(tastes, outcome.model.model_id)
         serving = (await storage.tenants.profile(tastes)).model
         assert serving is not None
-        vectors.append((await storage.states.fold_in_vectors(tastes, serving, keys)).by_item)
+        found = await storage.states.fold_in_vectors(tastes, serving, keys)
+        vectors.append(dict(zip(found.item_keys.tolist(), found.vectors, strict=True)))
     assert set(vectors[0]) == set(vectors[1]) == set(keys)
     for key in keys:
         assert vectors[0][key] == pytest.approx(vectors[1][key], rel=2e-3, abs=1e-4)
