@@ -14,6 +14,7 @@ from recsvc.domain.events import EventType
 from recsvc.domain.ids import TenantKey
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Database, execute
+from recsvc.storage.event_references import await_event_writers
 from recsvc.storage.statements import load
 from recsvc.storage.tenants import raise_version
 
@@ -70,6 +71,7 @@ class EventTypeRepository:
             row = await cursor.fetchone()
             if row is None:
                 raise EventTypeNotFound(name)
+            await await_event_writers(connection)
             cursor = await execute(
                 connection,
                 _SQL["event_type_in_use"],

@@ -188,7 +188,9 @@ class EventRepository:
 
     async def _write_arrays(self, tenant_key: TenantKey, events: _Unique) -> Written:
         params = {"tenant": tenant_key, **_arrays(events.values())}
-        *not_stored, touched = await self._database.run_once(tenant_key, _SQL["write_events"], params)
+        *not_stored, touched = await self._database.run_once(
+            tenant_key, _SQL["write_events"], params, setting=_SQL["keep_referenced"].encode()
+        )
         return Written(
             {
                 row["event_id"]: refusal(
@@ -203,6 +205,7 @@ class EventRepository:
         self, tenant_key: TenantKey, events: _Unique, stored: Collection[EventId], timeout_s: float | None
     ) -> Written:
         async with self._database.tenant_transaction(tenant_key, timeout_s=timeout_s) as connection:
+            await execute(connection, _SQL["keep_referenced"])
             return await copy_events(connection, tenant_key, events, stored)
 
     async def _stored_ids(self, tenant_key: TenantKey, event_ids: Iterable[EventId]) -> frozenset[EventId]:

@@ -38,6 +38,7 @@ from recsvc.domain.paging import PageValue
 from recsvc.storage.changes import Changes
 from recsvc.storage.connection import Connection
 from recsvc.storage.database import Database, execute
+from recsvc.storage.event_references import await_event_writers
 from recsvc.storage.filter_sql import ITEM_COLUMNS, Columns, compile_filter
 from recsvc.storage.listing import PageQuestion, fetch_page
 from recsvc.storage.replicas import Replicas
@@ -233,17 +234,23 @@ class ItemRepository:
             expected = _NO_ETAG
         params = {"tenant": tenant_key, "item_ids": list(item_ids), "etag": expected}
 
-        async def delete() -> tuple[list[DictRow], int]:
+        async def delete() -> tuple[frozenset[ItemId], dict[UserKey, int], int]:
             async with self._database.tenant_transaction(tenant_key, timeout_s=_BULK_TIMEOUT_S) as connection:
                 cursor = await execute(connection, _SQL["delete_items"], params)
-                return await cursor.fetchall(), await raise_version(connection, tenant_key)
+                gone = await cursor.fetchone()
+                dirty: dict[UserKey, int] = {}
+                if gone["item_ids"]:
+                    # Those who write events wait from here on, so nearly all of the work comes before.
+                    await await_event_writers(connection)
+                    cursor = await execute(connection, _SQL["delete_late_events"], {"tenant": tenant_key, **gone})
+                    dirty = {row["user_key"]: row["version"] for row in await cursor.fetchall()}
+                return frozenset(gone["item_ids"] or ()), dirty, await raise_version(connection, tenant_key)
 
-        rows, version = await despite_deadlocks(self._database, "delete_items", delete)
+        gone, dirty, version = await despite_deadlocks(self._database, "delete_items", delete)
         await self._changes.tenant_changed(tenant_key, version)
-        dirty = {UserKey(row["user_key"]): row["version"] for row in rows if row["user_key"] is not None}
         if dirty:
             await self._changes.users_changed(tenant_key, dirty)
-        return frozenset(ItemId(row["item_id"]) for row in rows if row["item_id"] is not None)
+        return gone
 
     async def export(
         self, tenant_key: TenantKey, tree: Tree | None, modified_after: datetime | None, now: datetime

@@ -1,3 +1,14 @@
+-- keep_referenced --
+-- Let no item or event type of the tenant be deleted until the commit. A statement of its own, before those that look any
+-- up: what they see is what was committed when they began.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('recsvc.events', current_tenant_v1()));
+
+-- await_event_writers --
+-- Wait for those who share that lock, for seconds at most: all who come later wait behind this.
+SELECT set_config('lock_timeout', '5s', true),
+       pg_advisory_xact_lock(hashtextextended('recsvc.events', current_tenant_v1())),
+       set_config('lock_timeout', '0', true);
+
 -- write_events --
 -- Everything that one batch of events changes, in one statement: idempotency keys, new users, events, dirty users and
 -- what is to be added to the counters of items. Rows are locked in the order of their keys in every batch, so that two

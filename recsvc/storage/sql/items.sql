@@ -74,7 +74,7 @@ SELECT EXISTS (SELECT FROM items WHERE tenant_key = %(tenant)s) AS found;
 SELECT * FROM items i WHERE i.tenant_key = %(tenant)s AND {filter} AND {after} ORDER BY {order} LIMIT %(limit)s;
 
 -- delete_items --
--- Delete items with all that hangs on them. Users who touched them are dirty; the deletion is noted for exports.
+-- Delete items with all that hangs on them, but for events that are being written; the deletion is noted for exports.
 WITH doomed AS MATERIALIZED (
     SELECT item_key, item_id FROM items
     WHERE tenant_key = %(tenant)s AND item_id = ANY (%(item_ids)s::text[])
@@ -89,18 +89,29 @@ WITH doomed AS MATERIALIZED (
     DELETE FROM item_factors f USING doomed d WHERE f.tenant_key = %(tenant)s AND f.item_key = d.item_key
 ), gone_neighbors AS (
     DELETE FROM item_neighbors b USING doomed d WHERE b.tenant_key = %(tenant)s AND b.item_key = d.item_key
-), dirty AS (
-    UPDATE user_state s SET version = s.version + 1
-    WHERE s.tenant_key = %(tenant)s AND s.user_key IN (SELECT user_key FROM gone_events)
-    RETURNING s.user_key, s.version
 ), noted AS (
     INSERT INTO deleted_items (tenant_key, item_id) SELECT %(tenant)s, item_id FROM doomed
     ON CONFLICT (tenant_key, item_id) DO UPDATE SET delete_time = now()
 ), gone AS (
-    DELETE FROM items i USING doomed d WHERE i.tenant_key = %(tenant)s AND i.item_key = d.item_key RETURNING i.item_id
+    DELETE FROM items i USING doomed d WHERE i.tenant_key = %(tenant)s AND i.item_key = d.item_key
+    RETURNING i.item_id, i.item_key
 )
-SELECT item_id, NULL::bigint AS user_key, NULL::bigint AS version FROM gone
-UNION ALL SELECT NULL, user_key, version FROM dirty;
+SELECT array_agg(item_id) AS item_ids, array_agg(item_key) AS item_keys,
+       ARRAY(SELECT DISTINCT user_key FROM gone_events) AS user_keys
+FROM gone;
+
+-- delete_late_events --
+-- What was being written about these items while they were deleted. All users who had touched them are dirty now.
+WITH gone_events AS (
+    DELETE FROM events e WHERE e.tenant_key = %(tenant)s AND e.item_key = ANY (%(item_keys)s::bigint[])
+    RETURNING e.event_id, e.user_key
+), gone_ids AS (
+    DELETE FROM event_ids n USING gone_events g WHERE n.tenant_key = %(tenant)s AND n.event_id = g.event_id
+)
+UPDATE user_state s SET version = s.version + 1
+WHERE s.tenant_key = %(tenant)s
+  AND s.user_key IN (SELECT unnest(%(user_keys)s::bigint[]) UNION SELECT user_key FROM gone_events)
+RETURNING s.user_key, s.version;
 
 -- export_items --
 -- All items that match, as of the transaction's snapshot.
