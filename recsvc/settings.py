@@ -54,8 +54,8 @@ class PostgresSettings(BaseModel):
     breaker_slow_s: float = Field(
         1.5,
         gt=0,
-        description="A read that is given up after so long counts as failed, and one that is answered as slow; less"
-        " than fresh_list_s, or those that are given up by then do not count.",
+        description="A read that is given up after so long, or when nothing was answered for so long, counts as failed,"
+        " and one that is answered as slow.",
     )
     slow_answer_s: float = Field(
         0.25,

@@ -37,7 +37,9 @@ class _GaveUp(Exception):
 class Breaker:
     """Opens after `failures` in a row, or when half of the last calls failed.
 
-    patience_s: after waiting so long, a caller who gives up counts as a failure.
+    patience_s: a caller who gives up counts as a failure after waiting so long, or if nobody was answered for so long,
+    though somebody was waiting all the time: else a dependency that is silent would never be left alone by callers who
+    give up sooner.
     reset_s: how long the dependency is left alone, give or take a quarter; after that one call at a time probes it.
     probed_apart: only calls that say they are probes do so, so that nobody who wants an answer waits for a probe.
     is_failure: whether an exception speaks against the dependency, rather than against what it was asked.
@@ -60,6 +62,8 @@ class Breaker:
         self._is_failure = is_failure
         self._bad: deque[bool] = deque(maxlen=_LOOKED_BACK)
         self._probing = False
+        self._in_flight = 0
+        self._unanswered_since_s = 0.0
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=reset_s,
@@ -80,6 +84,11 @@ class Breaker:
         """Whether all calls are let through at present."""
         return bool(self._breaker.current_state == pybreaker.STATE_CLOSED)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody was answered for as long as patience lasts, though somebody was waiting all the time."""
+        return self._in_flight > 0 and time.monotonic() - self._unanswered_since_s > self._patience_s
+
     @contextmanager
     def guard(self, *, probe: bool = False) -> Iterator[None]:
         """Bracket one call. Raises BreakerOpen instead of entering."""
@@ -90,24 +99,31 @@ class Breaker:
         try:
             with self._breaker.calling():
                 entered = True
+                if not self._in_flight:
+                    self._unanswered_since_s = start
+                self._in_flight += 1
                 probing = self._probing = self._breaker.current_state == pybreaker.STATE_HALF_OPEN
                 try:
                     yield
                 except asyncio.CancelledError as error:
                     # Whoever gave up on a quick answer says nothing of the dependency, but a probe has to end well.
-                    is_bad = probing or probe or time.monotonic() - start > self._patience_s
+                    has_waited = time.monotonic() - start > self._patience_s
+                    is_bad = probing or probe or has_waited or self.is_silent
                     if is_bad:
                         raise _GaveUp(error) from error
                     raise
                 except BaseException as error:
                     is_bad = self._is_failure(error)
                     raise
+                else:
+                    self._unanswered_since_s = time.monotonic()
         except _GaveUp as gave_up:
             raise gave_up.cancelled from None
         except pybreaker.CircuitBreakerError:
             raise BreakerOpen(self._breaker.name) from None
         finally:
             if entered:
+                self._in_flight -= 1
                 self._judge(is_bad, probing)
 
     def _judge(self, is_bad: bool, probing: bool) -> None:

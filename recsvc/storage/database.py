@@ -144,7 +144,8 @@ class Database:
 
     def _is_failure(self, error: BaseException) -> bool:
         """Whether it says that the server is away; of a slow one, connections are in use for long, and run short."""
-        return isinstance(error, StorageUnavailable) and not (isinstance(error, NoConnection) and self.is_slow())
+        is_short = isinstance(error, NoConnection) and self.is_slow() and not self._breaker.is_silent
+        return isinstance(error, StorageUnavailable) and not is_short
 
     def _breaker_changed(self, state: str) -> None:
         self._show_state(state)

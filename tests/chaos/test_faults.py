@@ -16,6 +16,7 @@ import pytest
 from recsvc.domain.errors import StorageUnavailable
 from recsvc.gen.v1 import ingestion_service_pb2 as events_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
+from recsvc.resilience.breaker import BreakerOpen
 from recsvc.settings import PostgresSettings
 from recsvc.storage.database import Database
 from recsvc.telemetry.metrics import Metrics
@@ -122,6 +123,35 @@ async def test_an_answer_that_never_comes_is_waited_for_little_longer_than_its_s
         async with asyncio.timeout(DEADLINE_S):
             with network.poisoned(Toxic(is_partitioned=True)), pytest.raises(StorageUnavailable):
                 await database.fetch_all(installation.tenant_key, "SELECT 1", {})
+
+
+async def test_a_slow_server_that_falls_silent_is_soon_left_alone(installation: Installation) -> None:
+    network = installation.postgres_network
+    assert network is not None
+    url = f"postgresql://recsvc@127.0.0.1:{network.port}/recsvc"
+    # Every answer is a slow one.
+    settings = PostgresSettings(pool_size=1, pool_timeout_s=0.1, slow_answer_s=1e-9, breaker_slow_s=0.5)
+    async with Database(url, settings, Metrics()) as database:
+
+        async def is_left_alone() -> bool:
+            """Whether one of many impatient reads is not let through."""
+            start = time.monotonic()
+            while time.monotonic() < start + _OPENED_S:
+                try:
+                    async with asyncio.timeout(0.2):
+                        await database.fetch_all(installation.tenant_key, "SELECT 1", {})
+                except StorageUnavailable as error:
+                    if isinstance(error.__cause__, BreakerOpen):
+                        return True
+                except TimeoutError:
+                    continue
+            return False
+
+        while not database.is_slow():
+            async with database.service_transaction():
+                await asyncio.sleep(0.1)
+        with network.poisoned(Toxic(is_partitioned=True)):
+            assert all(await asyncio.gather(*(is_left_alone() for _ in range(10))))
 
 
 async def test_lists_come_from_memory_while_both_are_away(installation: Installation) -> None:

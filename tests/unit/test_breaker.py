@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 
@@ -91,6 +92,53 @@ async def test_callers_that_give_up_on_a_slow_answer_open_it_and_impatient_ones_
                 async with asyncio.timeout(0.005):
                     await call(breaker, takes_s=1.0)
         assert breaker.is_open is opens
+
+
+class Clock:
+    """Time as the breaker sees it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+def asked(breaker: Breaker) -> AbstractContextManager[None]:
+    """A call that waits for its answer."""
+    waiting = breaker.guard()
+    waiting.__enter__()
+    return waiting
+
+
+def given_up(waiting: AbstractContextManager[None]) -> None:
+    with suppress(asyncio.CancelledError):
+        error = asyncio.CancelledError()
+        waiting.__exit__(type(error), error, None)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "is_one_answered", "opens"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_silence_opens_it_though_each_caller_gives_up_early(
+    monkeypatch: pytest.MonkeyPatch, overlap: bool, is_one_answered: bool, opens: bool
+) -> None:
+    clock, breaker = Clock(), a_breaker(patience_s=1.0)
+    monkeypatch.setattr("recsvc.resilience.breaker.time", clock)
+    waiting = asked(breaker)
+    while clock.now_s < 1.75:
+        assert breaker.is_closed
+        clock.now_s += 0.25
+        if not overlap:
+            given_up(waiting)
+        following = asked(breaker)
+        if overlap:
+            given_up(waiting)
+        if is_one_answered and clock.now_s == 1.0:
+            with breaker.guard():
+                pass
+        waiting = following
+    assert breaker.is_open is opens
 
 
 async def test_a_probe_that_is_given_up_speaks_against_a_dependency_that_nobody_else_asks() -> None:
