@@ -27,7 +27,7 @@ from recsvc.cli.tenants import new_key
 from recsvc.domain.ids import TenantId, TenantKey, UserKey
 from recsvc.domain.tenancy import Scope, Tenant, TenantSettings
 from recsvc.embedded import embedded_servers
-from recsvc.settings import AuthSettings, ServerSettings, Settings
+from recsvc.settings import AuthSettings, EngineSettings, PostgresSettings, ServerSettings, Settings
 from recsvc.storage.database import Database
 from recsvc.storage.migrator import migrate
 from recsvc.storage.replicas import Replicas
@@ -98,9 +98,14 @@ class RecordedChanges:
 
 @pytest.fixture(scope="session")
 async def settings() -> AsyncIterator[Settings]:
-    """Settings of a service on test servers; cheap hashes, free ports."""
+    """Settings of a service on test servers: cheap hashes, free ports, and time enough on a machine that is busy.
+
+    What becomes of lists when there is no time for them is told by tests/chaos, whose servers have the usual settings.
+    """
     test_settings = {
         "server": ServerSettings(port=0, metrics_port=0, start_wait_redis_s=0.0, lame_duck_s=0.0, drain_s=1.0),
+        "engine": EngineSettings(fresh_list_s=30.0),
+        "postgres": PostgresSettings(breaker_slow_s=20.0, slow_answer_s=10.0),
         "auth": AuthSettings(argon2_time_cost=1, argon2_memory_kib=64),
         "log_format": "console",
     }

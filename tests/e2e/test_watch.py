@@ -19,7 +19,7 @@ from tests.api import Api, failure, stream_failure
 from tests.cinema import an_event, open_cinema, train
 from tests.e2e.servers import another_server
 
-_SOON_S = 10.0
+_SOON_S = 30.0
 _QUIET_S = 0.6
 
 
