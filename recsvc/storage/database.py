@@ -320,7 +320,7 @@ class Database:
                 with self._timed(_READ, self._settings.breaker_slow_s), connection.timed(name_of(query) or UNNAMED):
                     # What goes out before a Sync is one transaction, which the Sync commits (see "Pipelining" in the
                     # manual of PostgreSQL). The driver's own transaction would wait for the server four times.
-                    async with connection.pipeline():
+                    async with _pipeline(connection):
                         await connection.execute(
                             _ENTER_TENANT, {"tenant": str(tenant_key), "timeout_ms": _milliseconds(timeout_s)}
                         )
@@ -370,6 +370,17 @@ async def execute(connection: Connection, query: str | sql.Composed, params: Par
     """Run a statement of a .sql file on a connection; returns the cursor."""
     with connection.timed(name_of(query) or UNNAMED):
         return await connection.execute(_as_query(query), params)
+
+
+@asynccontextmanager
+async def _pipeline(connection: Connection) -> AsyncIterator[None]:
+    try:
+        async with connection.pipeline():
+            yield
+    except IndexError as error:
+        # What PostgreSQL refuses at the Sync may come in after all that the driver counts on.
+        await connection.close()
+        raise ConnectionLost from error
 
 
 def _milliseconds(seconds: float) -> str:
