@@ -9,10 +9,13 @@ import pytest
 
 from recsvc.app import Service
 from recsvc.domain.errors import StorageUnavailable
+from recsvc.domain.ids import TenantKey
 from recsvc.domain.recommendations import RecommendQuery
 from recsvc.domain.tenancy import TenantProfile
+from recsvc.engine.shown_log import ShownLog
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.rpc.convert import recommendations as convert
+from recsvc.storage.shown import ShownList
 from tests.alike import approximately, plainly
 from tests.api import Api, failure, failure_of
 from tests.cinema import open_cinema
@@ -164,16 +167,16 @@ async def test_a_set_that_is_late_or_finds_no_database_fails_by_element(
 
 
 async def test_a_list_that_cannot_be_noted_as_shown_fails_alone(
-    remembered_cinema: Api, service: Service, monkeypatch: pytest.MonkeyPatch
+    remembered_cinema: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = service.engine.recommender.tell
+    add = ShownLog.add_patiently
 
-    async def full(tenant_key: object, query: object, found: object, **options: object) -> object:
-        if query.user_id == "u5":  # type: ignore[attr-defined]
+    async def full(log: ShownLog, tenant_key: TenantKey, shown: ShownList) -> None:
+        if shown.user_id == "u5":
             raise StorageUnavailable
-        return await tell(tenant_key, query, found, **options)  # type: ignore[arg-type]
+        await add(log, tenant_key, shown)
 
-    monkeypatch.setattr(service.engine.recommender, "tell", full)
+    monkeypatch.setattr(ShownLog, "add_patiently", full)
     answers = await _answers(remembered_cinema, *map(_element, _USERS))
     assert {key: answer.status.code for key, answer in answers.items() if answer.status.code} == {"u5": 14}
 
