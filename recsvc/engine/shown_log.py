@@ -92,7 +92,7 @@ class ShownLog:
                 try:
                     await self._repository.insert(tenant_key, lists)
                     if self._coverage is not None:
-                        await self._coverage.add(tenant_key, [item for shown in lists for item in shown.item_ids])
+                        await self._coverage.add(tenant_key, {item for shown in lists for item in shown.item_ids})
                 except StorageUnavailable:
                     # Writing them twice changes nothing, so they wait for the next round.
                     return
