@@ -58,9 +58,9 @@ def test_many_events_are_what_each_of_them_is_alone(messages: list[pb.Event]) ->
     alone = [_alone(message) for message in messages]
     if any(isinstance(one, DomainError) for one in alone):
         with pytest.raises((InvalidField, EventTimeOutOfRange)):
-            events(Columns(messages), "events", _NOW, _RETENTION)
+            events(Columns(messages), _NOW, _RETENTION)
     else:
-        assert events(Columns(messages), "events", _NOW, _RETENTION) == alone
+        assert events(Columns(messages), _NOW, _RETENTION) == alone
 
 
 def test_an_event_has_what_its_message_has() -> None:
@@ -73,14 +73,14 @@ def test_an_event_has_what_its_message_has() -> None:
 
 
 def test_what_is_not_set_is_none() -> None:
-    (found,) = events(Columns([pb.Event(event_type="view", user_id="u", item_id="i")]), "events", _NOW)
+    (found,) = events(Columns([pb.Event(event_type="view", user_id="u", item_id="i")]), _NOW)
     assert (found.session_id, found.value, found.recommendation_id) == (None, None, None)
     assert (found.context, found.properties, found.event_time) == ({}, {}, _NOW)
 
 
 def test_events_without_an_id_get_different_ones() -> None:
     bare = pb.Event(event_type="view", user_id="u", item_id="i")
-    assert len({found.event_id for found in events(Columns([bare, bare]), "events", _NOW)} - {""}) == 2
+    assert len({found.event_id for found in events(Columns([bare, bare]), _NOW)} - {""}) == 2
 
 
 def test_an_event_of_nobody_is_refused_by_the_path_of_its_field() -> None:

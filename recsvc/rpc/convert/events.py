@@ -8,44 +8,63 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from recsvc.domain.errors import EventTimeOutOfRange, InvalidField
 from recsvc.domain.events import MAX_CLOCK_SKEW, Event, EventType, StoredEvent
+from recsvc.domain.ids import EventId, ItemId, SessionId, UserId
 from recsvc.domain.tenancy import TenantSettings
 from recsvc.gen.v1 import ingestion_service_pb2 as pb
 from recsvc.rpc.columns import Columns
 from recsvc.rpc.convert.tenant_settings import settings_proto
 from recsvc.rpc.convert.values import duration, mask_paths, moment, plain, span, struct, timestamp
 
+# In one step: a caller's event is little else.
+_names_of = attrgetter("event_id", "event_type", "user_id", "session_id", "item_id", "recommendation_id")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _EVENT_TYPE_FIELDS = ("weight", "half_life", "counts_as_seen", "conversion")
 
 
 def event(message: pb.Event, path: str, now: datetime, retention: timedelta | None = None) -> Event:
-    """The event in a message, as `events` has it."""
-    (only,) = events(Columns([message]), path, now, retention)
-    return only
+    """The event in a message; without an id it gets one, without a time it happened now.
+
+    retention: how long the tenant keeps events; None for ever.
+
+    Raises InvalidField (naming the field below `path`) and EventTimeOutOfRange.
+    """
+    event_id, event_type, user_id, session_id, item_id, recommendation_id = _names_of(message)
+    if not user_id and not session_id:
+        raise InvalidField(f"{path}.user_id", "is required, or session_id")
+    return Event(
+        EventId(event_id or uuid.uuid4().hex),
+        event_type,
+        ItemId(item_id),
+        _event_time(message.event_time, path, now, retention) if message.HasField("event_time") else now,
+        UserId(user_id) if user_id else None,
+        SessionId(session_id) if session_id else None,
+        message.value if message.HasField("value") else None,
+        plain(message.context) if message.HasField("context") else {},
+        recommendation_id or None,
+        plain(message.properties) if message.HasField("properties") else {},
+    )
 
 
-def events(columns: Columns[pb.Event], path: str, now: datetime, retention: timedelta | None = None) -> list[Event]:
-    """The events in many messages; one without an id gets one, one without a time happened now.
+def events(columns: Columns[pb.Event], now: datetime, retention: timedelta | None = None) -> list[Event]:
+    """The events in many messages, as `event` has each of them: of a batch, columns take half as long.
 
-    retention: how long the tenant keeps events; None for ever. Column by column, which takes half as long as event by
-    event.
-
-    Raises InvalidField (naming the field below `path`) and EventTimeOutOfRange if any of them is wrong.
+    Raises InvalidField and EventTimeOutOfRange where `event` would for any of them, without telling for which.
     """
     user_ids, session_ids = columns.values("user_id"), columns.values("session_id")
     if not all(map(any, zip(user_ids, session_ids, strict=True))):
-        raise InvalidField(f"{path}.user_id", "is required, or session_id")
+        raise InvalidField("events.user_id", "is required, or session_id")
     rows = zip(
         (event_id or uuid.uuid4().hex for event_id in columns.values("event_id")),
         columns.values("event_type"),
         columns.values("item_id"),
-        _optional(columns, "event_time", lambda sent: _event_time(sent, path, now, retention), now),
+        _optional(columns, "event_time", lambda sent: _event_time(sent, "events", now, retention), now),
         _none_for_empty(user_ids),
         _none_for_empty(session_ids),
         _optional(columns, "value", float, None),

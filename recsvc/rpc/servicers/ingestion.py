@@ -205,7 +205,7 @@ def _converted(
     if not refused:
         # Which of them is wrong is found below.
         with suppress(DomainError):
-            return convert.events(events, "events", now, retention)
+            return convert.events(events, now, retention)
     good: list[Event] = []
     for index, message in enumerate(events.messages):
         if index in refused:
