@@ -111,14 +111,15 @@ def find_candidates(
 
     # Many times as fast as to ask for rows and columns.
     cells, counts = np.flatnonzero(chosen), chosen.sum(axis=1)
-    columns = cells - np.repeat(np.arange(len(states)) * len(snapshot), counts)
+    row_starts = np.arange(len(states)) * len(snapshot)
+    columns = cells - np.repeat(row_starts, counts)
     is_there = np.arange(counts.max(initial=0)) < counts[:, None]
     places = np.flatnonzero(is_there)
     positions = np.zeros(is_there.shape, dtype=np.int64)
     positions.ravel()[places] = columns
     silent = np.full(is_there.shape, np.nan)
     # Places that are filled up hold the first item; to look at it and forget it costs less than to leave it out.
-    of_scores = positions + np.arange(0, chosen.size, max(1, len(snapshot)))[:, None]
+    of_scores = positions + row_starts[:, None]
 
     def counted(of_items: Float64) -> Float64:
         return np.where(is_there, of_items.take(positions), np.nan)

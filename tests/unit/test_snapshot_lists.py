@@ -152,6 +152,15 @@ def test_nobody_is_shown_what_they_have_seen_though_others_have_not() -> None:
     assert any(set.union(*seen) & listed for listed in shown)
 
 
+def test_users_of_an_empty_catalogue_get_empty_lists_together() -> None:
+    rng = np.random.default_rng(2)
+    filled, _ = _snapshot(rng, 60)
+    empty, counters = _snapshot(rng, 0)
+    states = [_state(rng, filled, user) for user in range(3)]
+    found = make_lists(empty, counters, _MODEL, [_wanted(RecommendQuery(count=10), state) for state in states])
+    assert [each.items for each in found] == [()] * 3
+
+
 def _in_eighths(rng: np.random.Generator, n: int) -> sparse.csr_matrix[np.float32]:
     """Weights whose sums are exact, so that many are equal."""
     return sparse.csr_matrix((np.where(rng.random((n, n)) < 0.3, rng.integers(1, 9, (n, n)), 0) / 8).astype(np.float32))
