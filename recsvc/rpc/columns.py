@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, methodcaller
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -35,3 +36,7 @@ class Columns(Generic[_Message]):
         if name not in self._presence:
             self._presence[name] = list(map(methodcaller("HasField", name), self.messages))
         return self._presence[name]
+
+
+NOTHING_READ: Mapping[str, Columns[Any]] = MappingProxyType({})
+"""By name of a repeated field its messages, of a request of which nobody has read any."""

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import compress
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -19,12 +18,11 @@ from google.protobuf.message import Message
 
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
-from recsvc.rpc.columns import Columns
+from recsvc.rpc.columns import NOTHING_READ, Columns
 from recsvc.rpc.struct_limits import struct_violations
 
 _Check = Callable[[Any], bool]
 _ColumnCheck = Callable[[Columns[Any]], bool]
-_NONE_READ: Mapping[str, Columns[Any]] = MappingProxyType({})
 _NO_CONTROL_CHARACTERS = r"^\P{Cc}*$"
 _INTEGERS = ("int32", "int64", "uint32", "uint64")
 
@@ -40,7 +38,7 @@ class _Plan(NamedTuple):
     columns: tuple[_ColumnCheck, ...]
 
 
-def is_plainly_valid(message: Message, read: Mapping[str, Columns[Any]] = _NONE_READ) -> bool:
+def is_plainly_valid(message: Message, read: Mapping[str, Columns[Any]] = NOTHING_READ) -> bool:
     """Whether it is sure that a message breaks no rule and no limit of a Struct; False says nothing.
 
     read: by name of a repeated field its messages, for whoever reads them next.
@@ -155,10 +153,8 @@ def _check_of_repeated(field: FieldDescriptor, rules: validate_pb2.FieldRules) -
 
 def _are_plainly_valid(messages: Sequence[Message] | Columns[Any], descriptor: Descriptor) -> bool:
     plan = _plan_of(descriptor)
-    if plan is None or not messages:
-        return plan is not None
     columns = messages if isinstance(messages, Columns) else Columns(messages)
-    return all(column(columns) for column in plan.columns)
+    return plan is not None and (not messages or all(column(columns) for column in plan.columns))
 
 
 def _check_of_scalar(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> _Check | None:

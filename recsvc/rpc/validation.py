@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import protovalidate
@@ -21,7 +20,7 @@ from google.protobuf.struct_pb2 import Struct
 from recsvc.domain.errors import FieldViolation, InvalidFields
 from recsvc.gen.buf.validate import validate_pb2
 from recsvc.gen.v1 import options_pb2
-from recsvc.rpc.columns import Columns
+from recsvc.rpc.columns import NOTHING_READ, Columns
 from recsvc.rpc.methods import per_element_field
 from recsvc.rpc.plain_messages import is_plainly_valid
 from recsvc.rpc.struct_limits import MAX_VIOLATIONS, struct_violations
@@ -96,7 +95,7 @@ class RequestValidator:
         ]
 
     def check(
-        self, message: Message, read: Mapping[str, Columns[Any]] = MappingProxyType({})
+        self, message: Message, read: Mapping[str, Columns[Any]] = NOTHING_READ
     ) -> dict[int, list[FieldViolation]]:
         """Raise InvalidFields for what is wrong with the message; return what is wrong with single elements.
 
