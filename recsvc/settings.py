@@ -293,10 +293,9 @@ class WriterSettings(BaseModel):
     batch: int = Field(8000, ge=1, description="Events that one transaction writes at most.")
     batches_in_flight: int = Field(2, ge=1, description="Transactions of one tenant that are under way at once.")
     gather_s: float = Field(
-        0.005,
+        0.025,
         ge=0,
-        description="How long a batch waits for the callers of the one before while many write; five times as long when"
-        " most of them are missing by then.",
+        description="How long a batch waits at most for most callers of the one before, while many write.",
     )
     queue: int = Field(
         32_000, ge=1, description="Events that wait or are being written at once; unary calls beyond it are refused."

@@ -8,6 +8,7 @@ while nothing is heard of changes. Only successes are remembered: what is wrong 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import math
 import secrets
@@ -38,6 +39,8 @@ _PATIENT_LOOK_S = 10.0
 
 _VOUCHED = b"by a certificate"
 """Stands for the digest of a secret; shorter than any."""
+
+_DIGEST_BYTES = 32
 
 _USE_NOTED_EVERY = timedelta(minutes=1)
 
@@ -82,7 +85,7 @@ class Authenticator:
         self._is_heard = is_heard
         self._is_slow = is_slow
         self._settings = settings
-        self._keyed_hash = hmac.new(secrets.token_bytes(32), digestmod="sha256")
+        self._digest_key = secrets.token_bytes(_DIGEST_BYTES)
         # Of one key several: while a rotation overlaps both of its secrets are in use.
         self._trusted: OrderedDict[str, list[_Trusted]] = OrderedDict()
         self._under_way: dict[tuple[str, bytes], asyncio.Task[Principal]] = {}
@@ -136,10 +139,8 @@ class Authenticator:
                 trusted.until = 0.0
 
     def _digest_of(self, text: str) -> bytes:
-        # hmac.digest would look the algorithm up anew each time.
-        keyed = self._keyed_hash.copy()
-        keyed.update(text.encode())
-        return keyed.digest()
+        # Keyed BLAKE2 is a MAC by itself (RFC 7693); HMAC of the standard library takes twice as long, on every call.
+        return hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES, key=self._digest_key).digest()
 
     def _is_fresh(self, trusted: _Trusted) -> bool:
         now = time.monotonic()
