@@ -76,4 +76,6 @@ async def raw_copy(storage: Storage, events: Sequence[Event], *, with_ids: bool 
         copy_s = time.perf_counter() - start
         await connection.execute(b"DELETE FROM events WHERE tenant_key = -1")
         await connection.execute(b"DELETE FROM event_ids WHERE tenant_key = -1")
+        # Else PostgreSQL does so by itself, beside what is measured next.
+        await connection.execute(b"VACUUM events, event_ids")
     return len(events) / copy_s
