@@ -171,6 +171,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
         table.add_row("raw binary COPY, same table", f"{imported.copy_rows_per_s:,.0f}", "1.000")
         table.add_row("event import", f"{imported.import_rows_per_s:,.0f}", f"{ratio:.3f}")
         console.print(table)
+        figures |= {"import rows/s": imported.import_rows_per_s, "import ratio": ratio}
         with_ids = await raw_copy(storage, plain_events(some_events(user_ids, item_ids, _STREAMED)), with_ids=True)
         title = f"one stream of {_STREAMED:,} events, median of {_STREAM_ROUNDS} rounds"
         table = Table("", "rows/s", "to the raw COPY of the round", title=title)
@@ -178,11 +179,9 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
             ("raw binary COPY, same table", "StreamEvents"), zip(*streams, strict=True), strict=True
         ):
             ratios = [rate / floor for rate, (floor, _) in zip(rates, streams, strict=True)]
-            ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-            table.add_row(label, f"{statistics.median(rates):,.0f}", ratio)
+            table.add_row(label, f"{statistics.median(rates):,.0f}", _by_round(ratios))
         table.add_row("raw binary COPY, and the ids, once", f"{with_ids:,.0f}", "")
         console.print(table)
-        figures |= {"import rows/s": imported.import_rows_per_s, "import ratio": ratio}
         streamed = statistics.median(rate for _, rate in streams)
         figures |= {"stream rows/s": streamed, "stream ratio with ids": streamed / with_ids}
         figures |= {"stream ratio": statistics.median(rate / floor for floor, rate in streams)}
@@ -196,8 +195,7 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
             p50_ms, p99_ms = (
                 statistics.median(getattr(result, name) for result in results) for name in ("p50_ms", "p99_ms")
             )
-            ratio = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-            table.add_row(label, f"{calls_per_s:,.0f}", f"{p50_ms:.2f}", f"{p99_ms:.2f}", ratio)
+            table.add_row(label, f"{calls_per_s:,.0f}", f"{p50_ms:.2f}", f"{p99_ms:.2f}", _by_round(ratios))
             figures |= {f"{label}, {_WRITERS} callers: calls/s": calls_per_s}
             figures |= {f"{label}, {_WRITERS} callers: ratio": statistics.median(ratios)}
         console.print(table)
@@ -211,6 +209,10 @@ async def _measure(home: Path, calls: int, import_users: int) -> dict[str, float
         console.print(table)
     console.print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}")
     return figures
+
+
+def _by_round(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 async def _one_stream(

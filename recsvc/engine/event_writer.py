@@ -32,7 +32,8 @@ _STOP_S = 5.0
 # A batch of so many callers, or events, is one of many.
 _COMPANY = 8
 _MANY = 1000
-# Of the callers of before. For fewer, more and smaller batches cost a sixth more; for all, the last are waited for.
+# Of the callers of before. With three in five, batches are smaller and cost a tenth more; with all, the last are waited
+# for.
 _MOST = 0.8
 
 
