@@ -20,7 +20,8 @@ from recsvc.storage.database import Database
 CONFLICTS = (DeadlockDetected, ForeignKeyViolation)
 """What a transaction ends with when others changed or deleted at the same moment what it is about."""
 
-_POLICY = RetryPolicy(attempts=4, backoff=Backoff(first_s=0.01, longest_s=0.1), longest_s=2.0)
+# PostgreSQL takes a second to find a deadlock (deadlock_timeout), more on a busy machine: time for all four attempts.
+_POLICY = RetryPolicy(attempts=4, backoff=Backoff(first_s=0.01, longest_s=0.1), longest_s=5.0)
 _Result = TypeVar("_Result")
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import SecretStr
 
 from recsvc.app import open_storage
@@ -18,22 +18,15 @@ from recsvc.storage.database import Database
 from recsvc.storage.fitness import look
 from recsvc.storage.migrator import MigrationError, migrate, migrations
 from recsvc.telemetry.metrics import Metrics
-
-_NAME = "recsvc_fitness"
+from tests.databases import own_database
 
 
 @pytest.fixture
 async def own_url(database_url: str) -> AsyncIterator[str]:
     """A migrated database that the test may spoil."""
-    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
-        name = sql.Identifier(_NAME)
-        await connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
-        try:
-            url = make_conninfo(database_url, dbname=_NAME)
-            await migrate(url)
-            yield url
-        finally:
-            await connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    async with own_database(database_url, "fitness") as url:
+        await migrate(url)
+        yield url
 
 
 @asynccontextmanager
@@ -42,7 +35,7 @@ async def _opened(url: str, settings: Settings) -> AsyncIterator[Database]:
         yield database
 
 
-async def _spoil(url: str, statement: bytes) -> None:
+async def _spoil(url: str, statement: bytes | sql.Composed) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         await connection.execute(statement)
 
@@ -81,7 +74,8 @@ async def test_the_service_does_not_start_on_a_pgvector_that_is_too_old(own_url:
 
 async def test_a_database_that_is_gone_is_away(own_url: str, settings: Settings) -> None:
     async with _opened(own_url, settings) as own:
-        await _spoil(make_conninfo(own_url, dbname="postgres"), b"DROP DATABASE recsvc_fitness WITH (FORCE)")
+        name = sql.Identifier(str(conninfo_to_dict(own_url)["dbname"]))
+        drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name)
+        await _spoil(make_conninfo(own_url, dbname="postgres"), drop)
         found = await look(own)
-        await _spoil(make_conninfo(own_url, dbname="postgres"), b"CREATE DATABASE recsvc_fitness")
     assert found.condition is Condition.AWAY

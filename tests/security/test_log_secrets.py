@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import grpc
 import psycopg
 import pytest
 from google.protobuf.message_factory import GetMessageClass
-from psycopg import sql
 from pydantic import SecretStr
 
 from recsvc.app import Storage, open_storage
@@ -29,6 +28,7 @@ from recsvc.settings import Settings
 from recsvc.telemetry.log_events import EVERY_LINE, LOG_EVENTS, WHILE_ANSWERING, WITH_EXCEPTION
 from tests.api import Api
 from tests.chaos.installation import ServerProcess
+from tests.databases import own_database
 from tests.security.calling import outcomes
 from tests.security.scenarios import METHODS, requests_of
 from tests.security.tenants import Names
@@ -74,23 +74,11 @@ class _Shop:
         return [json.loads(line) for line in self.server.log.read_text("utf-8").splitlines()]
 
 
-@asynccontextmanager
-async def _own_database(storage: Storage) -> AsyncIterator[str]:
-    """One to break."""
-    name = f"log_secrets_{os.getpid()}"
-    url = storage.urls.database_url
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        await connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            yield psycopg.conninfo.make_conninfo(url, dbname=name, password=_PASSWORD)
-        finally:
-            await connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-
-
 @pytest.fixture
 async def shop(storage: Storage, settings: Settings, tmp_path: Path) -> AsyncIterator[_Shop]:
     """A server at level DEBUG on a database of its own."""
-    async with _own_database(storage) as url:
+    async with own_database(storage.urls.database_url, "log_secrets") as own_url:
+        url = psycopg.conninfo.make_conninfo(own_url, password=_PASSWORD)
         async with open_storage(settings.model_copy(update={"database_url": SecretStr(url)})) as opened:
             await opened.tenants.create(_SHOP, "", TenantSettings())
             key = (await new_key(opened, _SHOP, "test", frozenset(Scope))).secret

@@ -92,7 +92,6 @@ async def test_a_user_whose_events_came_while_they_were_folded_in_stays_dirty(
     lagging = b"SELECT version > folded_version AS lags FROM user_state WHERE tenant_key = %(tenant)s"
     since = b"SELECT since FROM dirty_users WHERE tenant_key = %(tenant)s"
     async with storage.database.tenant_transaction(shop) as rival:
-        # Whoever else folds the user in has done so by now, or waits until this is over.
         await run(rival, shop, b"SELECT FROM user_state WHERE tenant_key = %(tenant)s FOR UPDATE")
         await run(rival, shop, b"UPDATE user_state SET version = version + 1 WHERE tenant_key = %(tenant)s")
         waiting = await run(rival, shop, since)
