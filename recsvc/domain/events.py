@@ -66,13 +66,13 @@ class Event(NamedTuple):
     properties: Mapping[str, object] = _NOTHING
 
 
-def event_signal(event: Event, weight: float) -> float:
+def event_signal(event_type: str, value: float | None, weight: float) -> float:
     """What an event says about taste before it ages, as `event_signal_v1` has it in SQL. weight: of its type.
 
     A rating counts by its distance from the middle of five stars; other types count the same whatever their value.
     """
-    if event.event_type == "rate" and event.value is not None:
-        return weight * min(1.0, max(-1.0, (event.value - _MIDDLE_RATING) / _MIDDLE_RATING))
+    if event_type == "rate" and value is not None:
+        return weight * min(1.0, max(-1.0, (value - _MIDDLE_RATING) / _MIDDLE_RATING))
     return weight
 
 

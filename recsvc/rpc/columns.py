@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import attrgetter, methodcaller
+from itertools import repeat
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -34,7 +35,9 @@ class Columns(Generic[_Message]):
     def presence(self, name: str) -> list[bool]:
         """Whether a field that knows it is set."""
         if name not in self._presence:
-            self._presence[name] = list(map(methodcaller("HasField", name), self.messages))
+            # Of the class: to look the method up in each message costs three times as much as the question.
+            has_field = type(self.messages[0]).HasField if self.messages else None
+            self._presence[name] = list(map(has_field, self.messages, repeat(name))) if has_field else []
         return self._presence[name]
 
 

@@ -29,10 +29,11 @@ from recsvc.storage.statements import load
 _SQL = load("event_copy")
 _EventType = tuple[int, float]
 """Key and weight."""
+_Columns = Mapping[str, Sequence[Any]]
 # No name holds one (domain.text).
 _JOINT = "\n"
-_ID_COLUMNS = ("text", "timestamptz")
-_EVENT_COLUMNS = ("timestamptz", "text", "int4", "int8", "int8", "text", "float8", "text", "jsonb", "jsonb")
+_ID_TYPES = ("text", "timestamptz")
+_EVENT_TYPES = ("timestamptz", "text", "int4", "int8", "int8", "text", "float8", "text", "jsonb", "jsonb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ class _Named:
     users: Mapping[str | None, UserKey]
     sessions: Mapping[str | None, UserKey]
 
-    def user_keys(self, events: Iterable[Event]) -> list[UserKey | None]:
+    def user_keys(self, columns: _Columns) -> list[UserKey | None]:
         """For each event the key of whose it is; None for somebody new."""
         users, sessions = self.users, self.sessions
         return [
-            users.get(event.user_id) if event.user_id is not None else sessions.get(event.session_id)
-            for event in events
+            users.get(user_id) if user_id is not None else sessions.get(session_id)
+            for user_id, session_id in zip(columns["user_id"], columns["session_id"], strict=True)
         ]
 
 
@@ -69,33 +70,47 @@ async def copy_events(
     stored: ids under which events are stored already. Raises UniqueViolation when there are others.
     """
     named = await _looked_up(connection, tenant_key, events.values())
-    not_stored: dict[EventId, DomainError | None] = {}
     # In the order of their ids, so that batches with the same ones wait for each other at the first of them.
-    good: list[Event] = []
-    for event_id in sorted(events):
-        event = events[event_id]
-        has_type, has_item = event.event_type in named.event_types, event.item_id in named.items
-        if has_type and has_item and event_id not in stored:
-            good.append(event)
-        else:
-            not_stored[event_id] = refusal(event, has_type=has_type, has_item=has_item)
+    in_order = [events[event_id] for event_id in sorted(events)]
+    types, items = named.event_types, named.items
+    not_stored = {
+        event.event_id: refusal(event, has_type=event.event_type in types, has_item=event.item_id in items)
+        for event in in_order
+        if event.event_id in stored or event.event_type not in types or event.item_id not in items
+    }
+    good = [event for event in in_order if event.event_id not in not_stored] if not_stored else in_order
     if not good:
         return Written(not_stored, {})
+    columns = _columns(good)
     await execute(connection, _SQL["leave_role"])
-    await _copy_ids(connection, good)
-    user_keys = named.user_keys(good)
+    await _copy_rows(
+        connection, "copy_event_ids", _ID_TYPES, zip(columns["event_id"], columns["event_time"], strict=True)
+    )
+    user_keys = named.user_keys(columns)
     if None in user_keys:
         new = [event for event, user_key in zip(good, user_keys, strict=True) if user_key is None]
         await execute(connection, _SQL["take_role"])
         await execute(connection, _SQL["create_users"], {"tenant": tenant_key, **_ids_by_kind(new)})
         users, sessions = await _looked_up_users(connection, tenant_key, good)
         named = replace(named, users=users, sessions=sessions)
-        user_keys = named.user_keys(good)
+        user_keys = named.user_keys(columns)
         await execute(connection, _SQL["leave_role"])
-    item_keys = [named.items[event.item_id] for event in good]
-    event_types = [named.event_types[event.event_type] for event in good]
-    await _copy_rows(connection, good, event_types, user_keys, item_keys)
-    await _copy_signals(connection, good, event_types, item_keys)
+    item_keys = [items[item_id] for item_id in columns["item_id"]]
+    rows = zip(
+        columns["event_time"],
+        columns["event_id"],
+        [types[event_type][0] for event_type in columns["event_type"]],
+        user_keys,
+        item_keys,
+        columns["session_id"],
+        columns["value"],
+        columns["recommendation_id"],
+        json_column(columns["context"]),
+        json_column(columns["properties"]),
+        strict=True,
+    )
+    await _copy_rows(connection, "copy_events", _EVENT_TYPES, rows)
+    await _copy_signals(connection, columns, types, item_keys)
     await execute(connection, _SQL["take_role"])
     params = {"tenant": tenant_key, "user_keys": list(set(user_keys))}
     cursor = await execute(connection, _SQL["touch_users"], params)
@@ -142,58 +157,38 @@ def refusal(event: Event, *, has_type: bool, has_item: bool) -> DomainError | No
     return None
 
 
-def json_columns(event: Event) -> tuple[Jsonb | None, Jsonb | None]:
-    """The columns context and properties of an event; NULL where there is nothing to say."""
-    return (
-        Jsonb(dict(event.context)) if event.context else None,
-        Jsonb(dict(event.properties)) if event.properties else None,
-    )
+def json_column(structs: Iterable[Mapping[str, object]]) -> list[Jsonb | None]:
+    """Contexts or properties of events as their columns have them: NULL where there is nothing to say."""
+    return [Jsonb(dict(struct)) if struct else None for struct in structs]
 
 
-async def _copy_ids(connection: Connection, events: Iterable[Event]) -> None:
-    async with connection.cursor() as cursor, cursor.copy(_SQL["copy_event_ids"].encode()) as copy:
-        copy.set_types(_ID_COLUMNS)
-        for event in events:
-            await copy.write_row((event.event_id, event.event_time))
+def _columns(events: Sequence[Event]) -> _Columns:
+    """The fields of events, each as one column: to take a field out of every event costs more than to turn all."""
+    return dict(zip(Event._fields, zip(*events, strict=True), strict=True))
 
 
 async def _copy_rows(
-    connection: Connection,
-    events: Iterable[Event],
-    event_types: Iterable[_EventType],
-    user_keys: Iterable[UserKey | None],
-    item_keys: Iterable[ItemKey],
+    connection: Connection, statement: str, types: Sequence[str], rows: Iterable[tuple[object, ...]]
 ) -> None:
-    async with connection.cursor() as cursor, cursor.copy(_SQL["copy_events"].encode()) as copy:
-        copy.set_types(_EVENT_COLUMNS)
-        for event, (event_type_key, _), user_key, item_key in zip(
-            events, event_types, user_keys, item_keys, strict=True
-        ):
-            await copy.write_row(
-                (
-                    event.event_time,
-                    event.event_id,
-                    event_type_key,
-                    user_key,
-                    item_key,
-                    event.session_id,
-                    event.value,
-                    event.recommendation_id,
-                    *json_columns(event),
-                )
-            )
+    async with connection.cursor() as cursor, cursor.copy(_SQL[statement].encode()) as copy:
+        copy.set_types(types)
+        for row in rows:
+            await copy.write_row(row)
 
 
 async def _copy_signals(
-    connection: Connection, events: Sequence[Event], event_types: Iterable[_EventType], item_keys: Sequence[ItemKey]
+    connection: Connection, columns: _Columns, event_types: Mapping[str, _EventType], item_keys: Sequence[ItemKey]
 ) -> None:
     """What the events say about their items, to be added to the counters of these."""
-    signals = np.array([event_signal(event, weight) for event, (_, weight) in zip(events, event_types, strict=True)])
+    # Most say one of a few things.
+    kinds = list(zip(columns["event_type"], columns["value"], strict=True))
+    of_kind = {kind: event_signal(*kind, event_types[kind[0]][1]) for kind in set(kinds)}
+    signals = np.array([of_kind[kind] for kind in kinds])
     is_positive = signals > 0
     if not is_positive.any():
         return
     keys = np.array(item_keys, dtype=np.int64)
-    ages_s = np.array([seconds_since_epoch(event.event_time) for event in events])
+    ages_s = np.array(list(map(seconds_since_epoch, columns["event_time"])))
     row = signals_row(keys[is_positive], np.log2(signals[is_positive]), ages_s[is_positive])
     async with connection.cursor() as cursor, cursor.copy(_SQL["copy_item_signals"].encode()) as copy:
         await copy.write(HEADER + row + TRAILER)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from psycopg.errors import CheckViolation, DeadlockDetected, UniqueViolation
 from psycopg.rows import DictRow
 
-from recsvc.domain.cleaning import clean_event
+from recsvc.domain.cleaning import are_plain, clean_event
 from recsvc.domain.consistency import STRONG, Consistency
 from recsvc.domain.errors import DomainError, StorageUnavailable
 from recsvc.domain.events import Event, Recorded, StoredEvent
@@ -24,7 +24,7 @@ from recsvc.resilience.backoff import Backoff
 from recsvc.resilience.retries import RetryPolicy
 from recsvc.storage.changes import Changes
 from recsvc.storage.database import Database, execute
-from recsvc.storage.event_copy import Written, copy_events, json_columns, refusal
+from recsvc.storage.event_copy import Written, copy_events, json_column, refusal
 from recsvc.storage.failures import ConnectionLost, NoConnection
 from recsvc.storage.filter_sql import EVENT_COLUMNS, compile_filter
 from recsvc.storage.item_counters import ItemCounterRepository
@@ -40,8 +40,9 @@ _EXPORT_TIMEOUT_S = 3600.0
 # One for the month, and some for items and users that others delete, merge and create again meanwhile.
 _AGAIN = RetryPolicy(attempts=6, backoff=Backoff(first_s=0.01, longest_s=0.1), longest_s=4.0)
 _EXPORT_CHUNK = 1000
-# So many are judged before others have their turn: the most hostile of them take a millisecond each.
-_JUDGED_AT_ONCE = 50
+# So many are looked at, or cleaned, before others have their turn: the most hostile take a millisecond each to clean.
+_LOOKED_AT_AT_ONCE = 1000
+_CLEANED_AT_ONCE = 50
 
 Outcome = Recorded | DomainError
 _Unique = Mapping[EventId, Event]
@@ -94,6 +95,9 @@ class EventRepository:
             await self._changes.users_changed(tenant_key, versions)
         if written.versions and count_at_once:
             await self._counters.count_all()
+        if len(first) == len(judged) and not written.not_stored:
+            # Nothing was refused and nothing repeated, as is usual.
+            return [Recorded(event.event_id, False) for event in good]
         return _outcomes(judged, written.not_stored)
 
     async def list(
@@ -234,14 +238,24 @@ class EventRepository:
 async def _judged(events: Sequence[Event]) -> list[Event | DomainError]:
     """Each event as it is to be stored, or what is wrong with it."""
     judged: list[Event | DomainError] = []
-    for position, event in enumerate(events, start=1):
-        try:
-            judged.append(clean_event(event))
-        except DomainError as error:
-            judged.append(error)
-        if position % _JUDGED_AT_ONCE == 0:
+    for first in range(0, len(events), _LOOKED_AT_AT_ONCE):
+        some = events[first : first + _LOOKED_AT_AT_ONCE]
+        judged += some if are_plain(some) else await _cleaned(some)
+        if len(judged) < len(events):
             await asyncio.sleep(0)
     return judged
+
+
+async def _cleaned(events: Sequence[Event]) -> list[Event | DomainError]:
+    cleaned: list[Event | DomainError] = []
+    for position, event in enumerate(events, start=1):
+        try:
+            cleaned.append(clean_event(event))
+        except DomainError as error:
+            cleaned.append(error)
+        if position % _CLEANED_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return cleaned
 
 
 def _outcomes(judged: Sequence[Event | DomainError], not_stored: Mapping[EventId, DomainError | None]) -> list[Outcome]:
@@ -269,7 +283,7 @@ def _row(event: Event) -> tuple[object, ...]:
         event.value,
         event.event_time,
         event.recommendation_id,
-        *json_columns(event),
+        *json_column((event.context, event.properties)),
     )
 
 

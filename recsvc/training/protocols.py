@@ -144,7 +144,7 @@ def read_table(train: Iterable[Event], test: Iterable[Event] = ()) -> Table:
             users.append(subjects.setdefault(subject, len(subjects)))
             items.append(item_ids.setdefault(event.item_id, len(item_ids)))
             times.append(event.event_time.timestamp())
-            signals.append(event_signal(event, _WEIGHTS.get(event.event_type, 0.0)))
+            signals.append(event_signal(event.event_type, event.value, _WEIGHTS.get(event.event_type, 0.0)))
             is_test.append(part)
     return Table(
         list(subjects),

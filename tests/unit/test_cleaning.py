@@ -6,10 +6,20 @@ from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsvc.domain import cleaning
 from recsvc.domain.catalog import AttributeRule, AttributeType, Item
-from recsvc.domain.cleaning import check_settings, clean_display_name, clean_event, clean_item, clean_rule, clean_user
+from recsvc.domain.cleaning import (
+    are_plain,
+    check_settings,
+    clean_display_name,
+    clean_event,
+    clean_item,
+    clean_rule,
+    clean_user,
+)
 from recsvc.domain.errors import InvalidField
 from recsvc.domain.events import Event
 from recsvc.domain.ids import EventId, ItemId, UserId
@@ -103,6 +113,31 @@ def test_every_name_of_an_event_is_checked(field: str):
         with pytest.raises(InvalidField) as caught:
             clean_event(_event(**{field: name}))
         assert [violation.field for violation in caught.value.fields] == [field]
+
+
+_NAMES = st.sampled_from(("u", "view", "x" * 128, "", "x" * 129, "a\nb", "é", "a\u200bb", "cafe\u0301"))
+_STRUCTS = st.sampled_from(({}, {}, {"a": 1}, {"city": "Zu\u0308rich"}))
+_ANY_EVENT = st.builds(
+    _event,
+    event_id=_NAMES,
+    item_id=_NAMES,
+    user_id=st.none() | _NAMES,
+    session_id=st.none() | _NAMES,
+    recommendation_id=st.none() | _NAMES,
+    context=_STRUCTS,
+    properties=_STRUCTS,
+)
+
+
+@given(st.lists(_ANY_EVENT, max_size=4))
+def test_events_that_are_plain_stay_as_they_are(events: list[Event]):
+    if are_plain(events):
+        assert all(clean_event(event) is event for event in events)
+
+
+@given(st.lists(st.builds(_event, event_id=st.text("ab-_.~ ", min_size=1, max_size=128), session_id=st.none())))
+def test_events_of_printable_ascii_are_plain(events: list[Event]):
+    assert are_plain(events)
 
 
 def test_contexts_and_properties_of_events_are_cleaned():

@@ -57,11 +57,11 @@ def events(columns: Columns[pb.Event], now: datetime, retention: timedelta | Non
 
     Raises InvalidField and EventTimeOutOfRange where `event` would for any of them, without telling for which.
     """
-    user_ids, session_ids = columns.values("user_id"), columns.values("session_id")
-    if not all(map(any, zip(user_ids, session_ids, strict=True))):
+    event_ids, user_ids, session_ids = (columns.values(name) for name in ("event_id", "user_id", "session_id"))
+    if not (all(user_ids) or all(map(any, zip(user_ids, session_ids, strict=True)))):
         raise InvalidField("events.user_id", "is required, or session_id")
     rows = zip(
-        (event_id or uuid.uuid4().hex for event_id in columns.values("event_id")),
+        event_ids if all(event_ids) else [event_id or uuid.uuid4().hex for event_id in event_ids],
         columns.values("event_type"),
         columns.values("item_id"),
         _optional(columns, "event_time", lambda sent: _event_time(sent, "events", now, retention), now),
@@ -76,8 +76,10 @@ def events(columns: Columns[pb.Event], now: datetime, retention: timedelta | Non
     return list(map(Event._make, rows))
 
 
-def _none_for_empty(texts: Sequence[str]) -> Sequence[str | None]:
-    return texts if all(texts) else [text or None for text in texts]
+def _none_for_empty(texts: Sequence[str]) -> Iterable[str | None]:
+    if all(texts):
+        return texts
+    return [text or None for text in texts] if any(texts) else repeat(None)
 
 
 def _optional(
