@@ -115,7 +115,7 @@ class ServerSettings(BaseModel):
         512, ge=1, le=1000, description="Elements of one BulkRecommend stream that are being answered at once."
     )
     stream_messages_in_flight: int = Field(
-        48, ge=1, le=1000, description="Messages of one StreamEvents stream that are read and not yet acknowledged."
+        64, ge=1, le=1000, description="Messages of one StreamEvents stream that are read and not yet acknowledged."
     )
     stream_idle_s: float = Field(
         600.0, gt=0, description="A StreamEvents stream that says nothing for so long is ended."
@@ -291,17 +291,17 @@ class WriterSettings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     batch: int = Field(8000, ge=1, description="Events that one transaction writes at most.")
-    batches_in_flight: int = Field(2, ge=1, description="Transactions of one tenant that are under way at once.")
+    batches_in_flight: int = Field(3, ge=1, description="Transactions of one tenant that are under way at once.")
     gather_s: float = Field(
         0.025,
         ge=0,
         description="How long a batch waits at most for most callers of the one before, while many write.",
     )
     queue: int = Field(
-        32_000, ge=1, description="Events that wait or are being written at once; unary calls beyond it are refused."
+        40_000, ge=1, description="Events that wait or are being written at once; unary calls beyond it are refused."
     )
     stream_queue: int = Field(
-        24_000, ge=1, description="Those of them that may come from streams; beyond it streams are read no further."
+        32_000, ge=1, description="Those of them that may come from streams; beyond it streams are read no further."
     )
 
 
