@@ -36,8 +36,8 @@ class Columns(Generic[_Message]):
         """Whether a field that knows it is set."""
         if name not in self._presence:
             # Of the class: to look the method up in each message costs three times as much as the question.
-            has_field = type(self.messages[0]).HasField if self.messages else None
-            self._presence[name] = list(map(has_field, self.messages, repeat(name))) if has_field else []
+            each = map(type(self.messages[0]).HasField, self.messages, repeat(name)) if self.messages else ()
+            self._presence[name] = list(each)
         return self._presence[name]
 
 

@@ -19,7 +19,8 @@ from recsvc.domain.models import Model, ModelState
 from recsvc.domain.tenancy import ServingModel
 from recsvc.engine.fold_in import FoldIn
 from recsvc.storage.candidates import CandidateQuestion, CandidateRepository
-from recsvc.storage.models import ItemWeights, TrainedModel
+from recsvc.storage.models import ItemWeights
+from tests.random_model import a_trained_model
 
 _ITEMS = 6000
 _DIMENSION = 16
@@ -42,25 +43,14 @@ async def _publish(storage: Storage, tenant: TenantKey, *, exact_search_items: i
         keys = np.array([row["item_key"] for row in await cursor.fetchall()], dtype=np.int64)
     rng = np.random.default_rng(seed)
     count = len(keys)
-    trained = TrainedModel(
-        item_keys=keys,
-        vectors=rng.standard_normal((count, _DIMENSION), dtype=np.float32),
-        fold_in_scales=np.ones(count, dtype=np.float32),
+    trained = a_trained_model(
+        keys,
+        rng.standard_normal((count, _DIMENSION), dtype=np.float32),
         neighbors=ItemWeights(
             indptr=np.arange(0, 2 * count + 1, 2, dtype=np.int64),
             positions=rng.integers(0, count, 2 * count),
             weights=rng.random(2 * count, dtype=np.float32),
         ),
-        transitions=None,
-        algorithm="random",
-        blend_weights={"collaborative": 1.0},
-        recency={},
-        signal_power=0.0,
-        disliked_strength=0.0,
-        hyperparameters={},
-        metrics={},
-        user_count=1,
-        event_count=1,
     )
     return await storage.models.publish(
         tenant, trained, exact_search_items=exact_search_items, progress=lambda _stage, _share: None

@@ -19,12 +19,12 @@ from recsvc.domain.models import Model
 from recsvc.domain.recommendations import RecommendQuery, Strategy
 from recsvc.domain.tenancy import Tenant, TenantSettings
 from recsvc.engine.item_fold_in import BATCH, ItemFoldIn
-from recsvc.storage.models import ItemWeights, TrainedModel
 from recsvc.storage.statements import load
 from recsvc.training.algorithms.spectral import Spectral, SpectralConfig
 from recsvc.training.catalogue import enrich, read_catalogue
 from recsvc.training.dataset import from_signals
 from tests.conftest import RecordedChanges
+from tests.random_model import a_trained_model
 
 _NOW = datetime.now(UTC)
 _GENRES = ("space", "love", "crime", "war")
@@ -91,21 +91,10 @@ async def _trained(storage: Storage, tenant: TenantKey, *, with_content: bool = 
     dataset = from_signals(await storage.models.signals(tenant))
     interactions = dataset.interactions()
     factors = Spectral(SpectralConfig(dimension=16)).fit(interactions)
-    count = len(dataset.item_keys)
-    nothing = ItemWeights(np.zeros(count + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    trained = TrainedModel(
-        item_keys=dataset.item_keys,
-        vectors=factors.vectors,
+    trained = a_trained_model(
+        dataset.item_keys,
+        factors.vectors,
         fold_in_scales=factors.fold_in_scales,
-        neighbors=nothing,
-        transitions=None,
-        algorithm="test",
-        blend_weights={"collaborative": 1.0},
-        recency={},
-        signal_power=0.0,
-        disliked_strength=0.0,
-        hyperparameters={},
-        metrics={},
         user_count=len(dataset.user_keys),
         event_count=len(dataset.users),
     )
