@@ -21,7 +21,7 @@ from recsvc.gen.v1 import ingestion_service_pb2 as ingestion_pb
 from recsvc.gen.v1 import recommendation_service_pb2 as pb
 from recsvc.gen.v1 import user_service_pb2 as user_pb
 from recsvc.settings import Settings
-from recsvc.telemetry.spans import SPANS, TRAINING, TRAINING_STAGE
+from recsvc.telemetry.spans import FOLD_IN, SPANS, TRAINING, TRAINING_STAGE
 from tests.api import Api, failure
 from tests.cinema import an_event, an_item, open_cinema, train
 from tests.e2e.servers import another_server
@@ -121,8 +121,7 @@ async def test_every_span_that_is_declared_occurs_and_no_other(traced: Traced) -
     async with Api.connected(traced.service.port, fresh) as stranger:
         await stranger.recommendations.Recommend(pb.RecommendRequest(user_id="u1", count=3, explain=True))
     await limited(traced)
-    await api.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=an_event("u1", "Western-1", "purchase")))
-    await api.recommendations.Recommend(pb.RecommendRequest(user_id="u1", count=3))
+    await folded_in_by_a_reader(traced)
     watch = api.recommendations.WatchRecommendations(
         pb.WatchRecommendationsRequest(request=pb.RecommendRequest(user_id="u1", count=3))
     )
@@ -135,6 +134,17 @@ async def test_every_span_that_is_declared_occurs_and_no_other(traced: Traced) -
     assert found.keys() == SPANS.keys() - {TRAINING, TRAINING_STAGE}
     for name, span in found.items():
         assert span.kind == _KINDS[SPANS[name].kind], name
+
+
+async def folded_in_by_a_reader(traced: Traced) -> None:
+    """Ask for lists until one call folds its user in itself: a projector may be faster, but not each time."""
+    for _ in range(30):
+        event = an_event("u1", "Western-1", "purchase")
+        await traced.api.ingestion.RecordEvent(ingestion_pb.RecordEventRequest(event=event))
+        await traced.api.recommendations.Recommend(pb.RecommendRequest(user_id="u1", count=3))
+        await traced.kept.settled()
+        if any(span.name == FOLD_IN for span in traced.kept.spans):
+            return
 
 
 def declared(span: Received) -> str:
