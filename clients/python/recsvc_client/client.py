@@ -13,6 +13,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -21,7 +22,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from recsvc_client import watching
+from recsvc_client import streaming, watching
 from recsvc_client.consistency import Level, Session
 from recsvc_client.errors import explained
 from recsvc_client.gen.v1 import catalog_service_pb2, ingestion_service_pb2, recommendation_service_pb2
@@ -38,6 +39,8 @@ _Response = TypeVar("_Response")
 _Element = TypeVar("_Element")
 BulkElement: TypeAlias = str | tuple[str, Mapping[str, Any]]
 """A user id, or a key with the fields of RecommendRequest."""
+EventElement: TypeAlias = Mapping[str, Any] | ingestion_service_pb2.Event
+"""The fields of Event, or the message."""
 _IMPORT_CHUNK = 1000
 
 
@@ -226,6 +229,36 @@ class Client:
             event.event_time.FromDatetime(event_time)
         return await self._write(self.ingestion.RecordEvent, ingestion_service_pb2.RecordEventRequest(event=event))
 
+    async def stream_events(
+        self,
+        events: Iterable[EventElement] | AsyncIterable[EventElement],
+        *,
+        give_up_after_s: float = 300.0,
+    ) -> AsyncGenerator[ingestion_service_pb2.StreamEventsResponse]:
+        """Store any number of events; yields what the service says of them as they reach the disk.
+
+        events: with the fields of Event, whose time may be a datetime, or messages; those without an id get one. They
+        are taken as the service has room for them, and sent at once: from a source that never ends, too. Each answer
+        counts the events that were stored, and names those that were refused and why, while the others go on. A broken
+        connection, or a server that stops, is no end: what was not acknowledged is sent again to the next server that
+        answers, and stored once all the same (what the first had stored then counts as duplicate). Raises RecsvcError
+        for what trying again does not help, and when nothing was acknowledged for give_up_after_s.
+        """
+        begun = self.session.begin()
+        calls: list[streaming.Stream] = []
+
+        def open_stream() -> streaming.Stream:
+            calls[:] = [self.ingestion.StreamEvents(None, metadata=self._metadata() + self.session.of_writes)]
+            return calls[0]
+
+        outbox = streaming.Outbox(events, _event)
+        async with aclosing(
+            streaming.acknowledgements(open_stream, outbox, give_up_after_s=give_up_after_s)
+        ) as answers:
+            async for answer in answers:
+                yield answer
+        self.session.end(begun, await calls[0].trailing_metadata())
+
     async def get_item(self, item_id: str) -> catalog_service_pb2.Item:
         """An item with all its fields."""
         request = catalog_service_pb2.GetItemRequest(item_id=item_id)
@@ -331,5 +364,18 @@ async def _each(
 
 
 def _item(fields: Mapping[str, Any]) -> catalog_service_pb2.Item:
-    plain = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}
-    return ParseDict(plain, catalog_service_pb2.Item())
+    return ParseDict(_plain(fields), catalog_service_pb2.Item())
+
+
+def _event(element: EventElement) -> ingestion_service_pb2.Event:
+    event = ingestion_service_pb2.Event()
+    if isinstance(element, ingestion_service_pb2.Event):
+        event.CopyFrom(element)
+    else:
+        ParseDict(_plain(element), event)
+    event.event_id = event.event_id or uuid.uuid4().hex
+    return event
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()}

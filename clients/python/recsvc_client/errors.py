@@ -35,6 +35,11 @@ class RecsvcError(Exception):
         self.request_id = request_id
 
 
+def broken(message: str) -> RecsvcError:
+    """A connection that is of no use any more, though gRPC does not say so."""
+    return RecsvcError("UNAVAILABLE", "", message, {}, None, "")
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn gRPC's errors into RecsvcError."""

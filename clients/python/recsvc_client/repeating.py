@@ -52,6 +52,31 @@ class Repeating:
         raise AssertionError("the last attempt returns or raises")
 
 
+class Outage:
+    """Says when a stream that broke off is to be begun again; one for all streams that follow each other."""
+
+    def __init__(self, give_up_after_s: float) -> None:
+        self._give_up_after_s = give_up_after_s
+        self._failures = 0
+        self._since: float | None = None
+
+    def end(self) -> None:
+        """The service has answered."""
+        self._failures, self._since = 0, None
+
+    def pause_s(self, error: RecsvcError) -> float:
+        """Seconds until the next attempt. Raises the error when that would not help, or nobody answered for so long."""
+        if error.code not in _REPEATED or (error.code == "RESOURCE_EXHAUSTED" and error.retry_after_s is None):
+            raise error
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        rest_s = pause_s(self._failures, error.retry_after_s or 0.0)
+        if now + rest_s - self._since > self._give_up_after_s:
+            raise error
+        self._failures += 1
+        return rest_s
+
+
 def pause_s(failures: int, retry_after_s: float) -> float:
     """Exponential back-off with full jitter (Brooker 2015), on top of what the service asked for.
 
