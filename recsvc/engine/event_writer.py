@@ -3,9 +3,9 @@
 While one batch is being written the next one gathers, so that batches grow with the load and a caller who is alone
 waits for nobody: the group commit of database logs (Gawlick & Kinkade 1985). A transaction costs as much as fifty
 events do, so while many write a batch waits a moment for most of those who wrote before, and beside a batch that is
-being written only a full one sets out. Under such load the counters of items follow a moment later; else they, too,
-tell of an event once it is acknowledged. What waits is bounded; streams, which can wait without holding anybody up, are
-given a part of the room only.
+being written only a full one sets out. The counters of items follow a moment later; where events come one at a time
+they, too, tell of an event once it is acknowledged. What waits is bounded; streams, which can wait without holding
+anybody up, are given a part of the room only.
 """
 
 from __future__ import annotations
@@ -178,7 +178,9 @@ class EventWriter:
         try:
             if members:
                 self._metrics.event_batch_size.observe(sum(len(member.events) for member in members))
-                count_at_once = not (lane.in_company or self._is_slow())
+                # To count costs as much as to write: while others write, it is done for all of them a moment later.
+                is_alone = len(members) == 1 and lane.callers <= 1 and not lane.in_company
+                count_at_once = is_alone and not self._is_slow()
                 await self._write_together(tenant_key, members, count_at_once=count_at_once)
         finally:
             for member in members:

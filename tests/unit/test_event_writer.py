@@ -157,14 +157,16 @@ async def test_a_caller_who_is_alone_waits_for_nobody() -> None:
     assert [names for _, names in table.batches] == [["a"], ["b"], ["c"]]
 
 
-async def test_only_the_events_of_few_are_counted_before_they_are_acknowledged() -> None:
+async def test_only_the_events_of_who_writes_alone_are_counted_before_they_are_acknowledged() -> None:
     table = Table()
     writer = a_writer(table)
     await writer.write(_TENANT, [an_event("alone")])
-    await asyncio.gather(*(writer.write(_TENANT, [an_event(f"one of many/{at}")]) for at in range(20)))
+    await asyncio.gather(*(writer.write(_TENANT, [an_event(f"one of two/{at}")]) for at in range(2)))
+    await writer.write(_TENANT, [an_event("just after them")])
+    await writer.write(_TENANT, [an_event("alone again"), an_event("of the same caller")])
     await writer.write(_TENANT, [an_event(f"many of one/{at}") for at in range(1000)])
-    await writer.write(_TENANT, [an_event("alone again")])
-    assert table.counted_at_once == [True, False, False, True]
+    await writer.write(_TENANT, [an_event("alone after all")])
+    assert table.counted_at_once == [True, False, False, True, False, True]
 
 
 async def test_while_the_database_is_slow_no_event_waits_until_it_is_counted() -> None:
