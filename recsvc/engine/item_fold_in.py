@@ -8,6 +8,7 @@ time, and what is due is struck off in the transaction that stores the vectors.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -20,6 +21,9 @@ from recsvc.storage.changes import Changes
 from recsvc.storage.content import ContentRepository, Derived, Deriving, DueItem
 
 _log = structlog.get_logger(__name__)
+# A switch of models, or a large import, makes a whole catalogue due, and each new version of a tenant has all its lists
+# made anew. No cached list is called current for much longer than this.
+_OUTDATE_EVERY_S = 30.0
 BATCH = 100
 """Items of one transaction, about: few enough that calls which are answered beside it do not notice."""
 
@@ -30,11 +34,14 @@ class ItemFoldIn:
     def __init__(self, content: ContentRepository, changes: Changes) -> None:
         self._content = content
         self._changes = changes
+        # Tenants whose cached lists lack items, and since when.
+        self._outdated: dict[TenantKey, float] = {}
 
     async def refresh_once(self) -> int:
         """One batch of every tenant that has any; returns how many items there were."""
         count = 0
-        for tenant_key in await self._content.tenants_with_due_items():
+        # Another process may have taken the last turn of those whose lists this one has yet to outdate.
+        for tenant_key in {*await self._content.tenants_with_due_items(), *self._outdated}:
             try:
                 count += await self.refresh(tenant_key)
             except DomainError as error:
@@ -44,19 +51,30 @@ class ItemFoldIn:
 
     async def refresh(self, tenant_key: TenantKey) -> int:
         """One batch of a tenant; returns how many items there were. 0: nothing is due, or another is at it."""
+        now = time.monotonic()
 
-        async def derive() -> tuple[int, int | None]:
+        async def derive() -> tuple[int, float | None, int | None]:
+            since = self._outdated.get(tenant_key)
             async with self._content.deriving(tenant_key) as deriving:
                 if deriving is None:
-                    return 0, None
+                    is_over = since is not None and now - since >= _OUTDATE_EVERY_S
+                    return 0, None if is_over else since, None
                 due = await deriving.due(BATCH)
                 if deriving.calibration is None:
                     await deriving.give_up(due)
                 else:
                     await deriving.store(await _derived(deriving, deriving.calibration, due))
-                return deriving.handled, deriving.version
+                if since is None and deriving.outdates_lists:
+                    since = now
+                if since is None or not (deriving.is_last or now - since >= _OUTDATE_EVERY_S):
+                    return deriving.handled, since, None
+                return deriving.handled, None, await deriving.outdate_lists()
 
-        count, version = await self._content.despite_deadlocks(derive)
+        count, since, version = await self._content.despite_deadlocks(derive)
+        if since is None:
+            self._outdated.pop(tenant_key, None)
+        else:
+            self._outdated[tenant_key] = since
         if version is not None:
             await self._changes.tenant_changed(tenant_key, version)
         return count

@@ -112,11 +112,15 @@ class Deriving:
             "dimension": serving["dimension"],
         }
         self._marks: list[int] = []
+        self._marked: set[int] = set()
         self._known: list[int] = []
         self.calibration = Calibration(**serving["calibration"]) if serving["calibration"] else None
         self._mean = serving["mean"].to_numpy().astype(np.float32) if serving["mean"] is not None else None
-        self.version: int | None = None
-        """The tenant's version after `store`, when lists are outdated by it."""
+        self.outdates_lists = False
+        """Whether lists that were cached before `store` lack items that have a vector since."""
+
+        self.is_last = False
+        """Whether there were no more marks than the turn took in hand."""
 
         self.handled = 0
         """How many marks and items the turn took in hand."""
@@ -130,9 +134,11 @@ class Deriving:
             await execute(self._connection, _SQL["allow_scans"])
             await execute(self._connection, _SQL["expand_catalogue_mark"], {**self._model, "marks": whole})
             await execute(self._connection, _SQL["prefer_indexes"])
+        self.is_last = len(marks) < limit and not whole
         self._marks = [row["mark_key"] for row in marks if row["item_key"] is not None]
         touched = await self._fetch("touched_items", limit=limit)
-        keys = {row["item_key"] for row in marks if row["item_key"] is not None} | {row["item_key"] for row in touched}
+        self._marked = {row["item_key"] for row in marks if row["item_key"] is not None}
+        keys = self._marked | {row["item_key"] for row in touched}
         rows = await self._fetch("due_items", items=sorted(keys)) if keys else []
         self.handled = len(rows) + len(whole)
         self._known = [row["item_key"] for row in rows if row["known"]]
@@ -177,9 +183,12 @@ class Deriving:
                 {**self._model, "items": items, "etags": etags, "counts": counts},
             )
         await self._strike_off(items, counts)
-        if self._marks and derived:
-            # Lists that were cached between the write and now lack the items. Events alone change too little.
-            self.version = await raise_version(self._connection, self._tenant_key)
+        # Events alone change too little.
+        self.outdates_lists = not self._marked.isdisjoint(items)
+
+    async def outdate_lists(self) -> int:
+        """Returns the version that the tenant has from the end of the transaction on."""
+        return await raise_version(self._connection, self._tenant_key)
 
     async def give_up(self, due: Sequence[DueItem]) -> None:
         """Strike items off the list for which this model can do nothing."""

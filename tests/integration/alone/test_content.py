@@ -59,9 +59,11 @@ class Cinema:
 
     async def settle(self) -> None:
         """Derive until nothing is due."""
+        item_fold_in = self.item_fold_in
         for _ in range(100):
-            await self.item_fold_in.refresh(self.tenant)
+            await item_fold_in.refresh(self.tenant)
             if self.tenant not in await self.storage.content.tenants_with_due_items():
+                await item_fold_in.refresh(self.tenant)
                 return
         raise AssertionError("there is always something due")
 
@@ -85,6 +87,9 @@ class Cinema:
             row = await (await connection.execute(query.encode(), {"tenant": self.tenant})).fetchone()
             assert row is not None
             return int(row["count"])
+
+    async def version(self) -> int:
+        return await self.count("SELECT version AS count FROM tenant_versions WHERE tenant_key = %(tenant)s")
 
 
 async def _trained(storage: Storage, tenant: TenantKey, *, with_content: bool = True, exact: int = 5000) -> Model:
@@ -286,11 +291,50 @@ async def test_a_new_item_in_a_history_says_something_about_the_user(cinema: Cin
 
 
 async def test_cached_lists_are_outdated_once_the_item_has_its_vector(cinema: Cinema) -> None:
-    before = await cinema.count("SELECT version AS count FROM tenant_versions WHERE tenant_key = %(tenant)s")
+    before = await cinema.version()
     await cinema.create(_a_film("new", "space"))
     await cinema.settle()
-    after = await cinema.count("SELECT version AS count FROM tenant_versions WHERE tenant_key = %(tenant)s")
-    assert after == before + 2, "one for the item, one for its vector"
+    assert await cinema.version() == before + 2, "one for the item, one for its vector"
+
+
+async def test_cached_lists_are_outdated_once_for_all_items_that_were_due(cinema: Cinema) -> None:
+    await cinema.create(*(_a_film(f"new-{n}", "space") for n in range(3 * BATCH)))
+    before = await cinema.version()
+    await cinema.settle()
+    assert await cinema.version() == before + 1
+
+
+async def test_cached_lists_are_outdated_from_time_to_time_while_items_are_due(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsvc.engine.item_fold_in._OUTDATE_EVERY_S", 0.0)
+    await cinema.create(*(_a_film(f"new-{n}", "space") for n in range(3 * BATCH)))
+    before = await cinema.version()
+    await cinema.settle()
+    assert await cinema.version() >= before + 3
+
+
+async def test_cached_lists_are_outdated_when_another_process_takes_the_last_turn(cinema: Cinema) -> None:
+    first = cinema.item_fold_in
+    await cinema.create(*(_a_film(f"new-{n}", "space") for n in range(2 * BATCH)))
+    await first.refresh_once()
+    await cinema.settle()
+    before = await cinema.version()
+    await first.refresh_once()
+    await first.refresh_once()
+    assert await cinema.version() == before + 1
+
+
+async def test_events_outdate_no_cached_lists_while_items_that_training_knows_are_due(cinema: Cinema) -> None:
+    await cinema.create(_a_film("new", "space"))
+    await cinema.settle()
+    await cinema.create(_a_film("space-0", "space", description="seen by training, and due since this change"))
+    await cinema.watch(_a_view("love-fan-1", "new"))
+    vector = (await cinema.vectors())["new"]
+    before = await cinema.version()
+    await cinema.settle()
+    assert not np.array_equal((await cinema.vectors())["new"], vector)
+    assert await cinema.version() == before
 
 
 async def test_many_processes_at_once_derive_each_item_once_and_lose_none(cinema: Cinema) -> None:
