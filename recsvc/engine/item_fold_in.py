@@ -52,13 +52,13 @@ class ItemFoldIn:
     async def refresh(self, tenant_key: TenantKey) -> int:
         """One batch of a tenant; returns how many items there were. 0: nothing is due, or another is at it."""
         now = time.monotonic()
+        is_overdue = now - self._outdated.get(tenant_key, now) >= _OUTDATE_EVERY_S
 
         async def derive() -> tuple[int, float | None, int | None]:
             since = self._outdated.get(tenant_key)
             async with self._content.deriving(tenant_key) as deriving:
                 if deriving is None:
-                    is_over = since is not None and now - since >= _OUTDATE_EVERY_S
-                    return 0, None if is_over else since, None
+                    return 0, None if is_overdue else since, None
                 due = await deriving.due(BATCH)
                 if deriving.calibration is None:
                     await deriving.give_up(due)
@@ -66,9 +66,9 @@ class ItemFoldIn:
                     await deriving.store(await _derived(deriving, deriving.calibration, due))
                 if since is None and deriving.outdates_lists:
                     since = now
-                if since is None or not (deriving.is_last or now - since >= _OUTDATE_EVERY_S):
-                    return deriving.handled, since, None
-                return deriving.handled, None, await deriving.outdate_lists()
+                if since is not None and (deriving.is_last or is_overdue):
+                    return deriving.handled, None, await deriving.outdate_lists()
+                return deriving.handled, since, None
 
         count, since, version = await self._content.despite_deadlocks(derive)
         if since is None:

@@ -251,7 +251,7 @@ class Client:
             calls[:] = [self.ingestion.StreamEvents(None, metadata=self._metadata() + self.session.of_writes)]
             return calls[0]
 
-        outbox = streaming.Outbox(events, _event)
+        outbox = streaming.Outbox(_event(element) async for element in _each(events))
         async with aclosing(
             streaming.acknowledgements(open_stream, outbox, give_up_after_s=give_up_after_s)
         ) as answers:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Self, TypeAlias, TypeVar
+from typing import Self, TypeAlias
 
 import grpc
 
@@ -15,7 +15,6 @@ from recsvc_client.errors import RecsvcError, broken, explained
 from recsvc_client.gen.v1.ingestion_service_pb2 import Event, StreamEventsRequest, StreamEventsResponse
 from recsvc_client.repeating import Outage
 
-_Element = TypeVar("_Element")
 Stream: TypeAlias = "grpc.aio.StreamStreamCall[StreamEventsRequest, StreamEventsResponse]"
 
 # The service takes up to 1000 events and 4 MiB at once; more than a few hundred events make nothing faster.
@@ -27,7 +26,7 @@ _UNACKNOWLEDGED = 64
 
 async def acknowledgements(
     open_stream: Callable[[], Stream],
-    outbox: Outbox[_Element],
+    outbox: Outbox,
     *,
     give_up_after_s: float,
 ) -> AsyncGenerator[StreamEventsResponse]:
@@ -65,18 +64,15 @@ async def acknowledgements(
     outbox.raise_failure()
 
 
-class Outbox(Generic[_Element]):
+class Outbox:
     """The events that are to be sent, or acknowledged: an async context manager around the reading of their source.
 
     The source is read only as far as there is room.
     """
 
-    def __init__(
-        self, events: Iterable[_Element] | AsyncIterable[_Element], message_of: Callable[[_Element], Event]
-    ) -> None:
-        """message_of: an event as it goes out, with an id."""
+    def __init__(self, events: AsyncIterable[Event]) -> None:
+        """events: each with an id."""
         self._events = events
-        self._message_of = message_of
         self._read: asyncio.Queue[Event | None] = asyncio.Queue(_MESSAGE_EVENTS)
         self._sent: deque[StreamEventsRequest] = deque()
         self._last = 0
@@ -151,12 +147,8 @@ class Outbox(Generic[_Element]):
 
     async def _read_all(self) -> None:
         try:
-            if isinstance(self._events, AsyncIterable):
-                async for event in self._events:
-                    await self._read.put(self._message_of(event))
-            else:
-                for event in self._events:
-                    await self._read.put(self._message_of(event))
+            async for event in self._events:
+                await self._read.put(event)
         except Exception as error:  # of the source, whatever that is
             self._failure = error
         await self._read.put(None)
